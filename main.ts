@@ -42,44 +42,41 @@ export function readConfig(env: Record<string, string | undefined>) {
   const host = env.HOST || "127.0.0.1";
   const desk = isLoopback(host) && env.NODE_ENV !== "production";
   const tunnel = !isLoopback(URL.parse(env.RESOURCE_URL || "http://localhost")?.hostname ?? "");
-
   const take = (name: string, takes: string, fits: (value: string) => boolean, otherwise?: string) => {
     const value = env[name] || otherwise; // PORT= is as good as unset
     if (value !== undefined && fits(value)) return value;
     const got = !env[name] ? "nothing" : /SECRET|DATABASE/.test(name) ? "something else" : JSON.stringify(env[name]);
     throw new StartError(`Cannot start: ${name} takes ${takes} (got ${got}).`);
   };
-  const onDesk = (standIn: string) => (desk ? standIn : undefined);
   const isUrl = (value: string) => {
     const url = URL.parse(value);
     if (!url || url.username || url.password || url.hash) return false;
     return url.protocol === "https:" || (url.protocol === "http:" && desk && isLoopback(url.hostname)); // tokens go there
   };
-  const isDatabase = (value: string) => /^sqlite:./.test(value) || (/^postgres(ql)?:\/\//.test(value) && URL.canParse(value));
 
   const disabled = take("AUTH_DISABLED", "1 on a desk without a public RESOURCE_URL, nothing elsewhere",
     (value) => value === "0" || (value === "1" && desk && !tunnel), "0");
   const port = take("PORT", "a whole number from 1 to 65535", (value) => /^[1-9]\d{0,4}$/.test(value) && +value < 65_536, "8000");
+  const onDesk = (standIn: string) => (desk ? standIn : undefined);
   const resourceUrl = take("RESOURCE_URL", "a URL of the form https://HOST/mcp (http on this machine alone)",
     (value) => isUrl(value) && value === `${new URL(value).origin}/mcp`, onDesk(`http://localhost:${port}/mcp`));
   const { origin, hostname } = new URL(resourceUrl);
   const mockAuth = desk && !env.AUTH_ISSUER && !env.AUTH_JWKS_URL;
-  const mockUrl = (path: string) => (mockAuth ? `${origin}/mock-auth${path}` : undefined);
-
+  const mock = (path: string) => (mockAuth ? `${origin}/mock-auth${path}` : undefined);
   return {
-    tunnel: desk && tunnel, // a desk that others can reach, because somebody named a public RESOURCE_URL
     host: host.replace(/^\[|\]$/g, ""), // the address to listen on
     port: Number(port),
+    tunnel: desk && tunnel, // a desk that others can reach, because somebody named a public RESOURCE_URL
     resourceUrl, // the URL a person pastes, and the one audience a token may carry
     resourceHost: hostname,
     metadataUrl: `${origin}/.well-known/oauth-protected-resource/mcp`, // RFC 9728, section 3.1
     authDisabled: disabled === "1", // no sign-in: every caller is local-demo
     mockAuth, // mock-auth.ts signs people in; otherwise the service we trust, and where it publishes its keys:
-    issuer: take("AUTH_ISSUER", "the https URL of a sign-in service", isUrl, mockUrl("")),
-    jwksUrl: take("AUTH_JWKS_URL", "the https URL of its keys", isUrl, mockUrl("/jwks.json")),
+    issuer: take("AUTH_ISSUER", "the https URL of a sign-in service", isUrl, mock("")),
+    jwksUrl: take("AUTH_JWKS_URL", "the https URL of its keys", isUrl, mock("/jwks.json")),
     scopes: take("AUTH_SCOPES", "scopes separated by spaces", (value) => /^[ !#-[\]-~]+$/.test(value), " ").split(" ").filter(Boolean),
     databaseUrl: take("DATABASE_URL", "postgres://…, postgresql://…, sqlite:PATH or sqlite::memory:",
-      isDatabase, onDesk("sqlite:reading-room.sqlite")),
+      (value) => /^sqlite:./.test(value) || (/^postgres(ql)?:/.test(value) && URL.canParse(value)), onDesk("sqlite:reading-room.sqlite")),
     sessionSecret: take("SESSION_SIGNING_SECRET", "at least 32 characters, and not those of .env.example",
       (value) => value.length >= 32 && value !== EXAMPLE_SECRET, onDesk(randomBytes(32).toString("base64url"))),
   };
@@ -151,13 +148,12 @@ const REMINDERS: Record<string, string> = { // by the first word of a tool's nam
 
 const OPEN_TOOLS = ["begin_session", "health"];
 const READS = { readOnlyHint: true, destructiveHint: false, openWorldHint: false };
-const WRITES = { readOnlyHint: false, destructiveHint: false, openWorldHint: false };
+const WRITES = { ...READS, readOnlyHint: false };
 
 /** The caller's doing, and the caller can do better: the model reads the message, the log gets `why`. */
 export class Refusal extends Error {
   constructor(readonly why: string, message: string) { super(message); }
 }
-
 /** Who is here, proved by their token; `id` is ISSUER|SUB, because a sub is unique only within its issuer. */
 export interface Person { id: string; sub: string; email: string | null }
 interface Visit { person: Person; store: Store; articles: Article[]; openSession(): { session: string; expires_in_seconds: number } }
@@ -175,23 +171,21 @@ function tool<In extends z.ZodRawShape, Out extends z.ZodRawShape>({ input, outp
   };
   return { ...entry, call, input: schema, output: z.strictObject({ ...output, reminder: z.string() }) };
 }
-
 /** "limit takes a whole number from 1 to 100; got 500.", in at most 300 bytes. */
-function complaint(schema: z.ZodObject, issue: z.core.$ZodIssue, args: object): string {
+function complaint({ shape }: z.ZodObject, issue: z.core.$ZodIssue, args: object): string {
   const field = issue.path.length === 0 && issue.code === "unrecognized_keys" ? issue.keys[0]! : String(issue.path[0]);
   const got = JSON.stringify(Object.getOwnPropertyDescriptor(args, field)?.value) ?? "nothing";
-  const takes = (schema.shape[field] as z.ZodType | undefined)?.description ?? `no part in this tool, which takes ${Object.keys(schema.shape).join(", ") || "nothing"}`;
-  return `${Buffer.from(`${field.slice(0, 40)} takes ${takes}; got ${got}`).subarray(0, 290).toString().replace(/\ufffd$/, "")}.`;
+  const takes = Object.hasOwn(shape, field) ? `takes ${(shape[field] as z.ZodType).description}; got ${got}`
+    : `is no argument of this tool; it takes ${Object.keys(shape).join(", ") || "nothing"}`;
+  return `${Buffer.from(`${field.slice(0, 40)} ${takes}`).subarray(0, 290).toString().replace(/\ufffd+$/, "")}.`;
 }
-
 function find(articles: Article[], id: string): Article {
   const article = articles.find((candidate) => candidate.id === id);
   if (article) return article;
-  const help = articles.length <= 20 ? `The ids are ${articles.map((known) => known.id).join(", ")}.` : "domain_list_articles shows the ids.";
-  throw new Refusal("article", `No article ${JSON.stringify(id.slice(0, 32))}. ${help}`);
+  const ids = articles.length <= 20 ? `The ids are ${articles.map((known) => known.id).join(", ")}.` : "domain_list_articles lists the ids.";
+  throw new Refusal("article", `No article ${JSON.stringify(id.slice(0, 32))}. ${ids}`);
 }
 
-const SHELF_LIMIT = 200; // saved articles a person
 const place = z.string().refine((value) => [...value].length <= 280 && value.isWellFormed() && !value.includes("\0")).meta({ maxLength: 280 });
 const Reading = z.strictObject({ id: z.string(), position: place }).nullable();
 const State = z.strictObject({ reading: Reading, shelf: z.object({}).catchall(place) });
@@ -293,13 +287,13 @@ export interface Store {
   readState(personId: string): Promise<State>;
   /** Merges in one step: only what is named changes, null removes, and of two saves at once both survive. */
   saveState(personId: string, patch: Patch): Promise<State>;
-  /** Resolves if the store answers. */
   ping(): Promise<void>;
   close(): Promise<void>;
 }
 
 const STORE_MS = 3_500; // every store call has settled by then
 const START_MS = 8_000; // Neon sleeps, and waking it takes seconds
+const SHELF_LIMIT = 200; // saved articles a person
 const toState = (saved?: Partial<State> | null): State => ({ reading: saved?.reading ?? null, shelf: saved?.shelf ?? {} });
 function withinLimit(state: State): State { // inside the transaction: throwing undoes the save
   if (Object.keys(state.shelf).length <= SHELF_LIMIT) return state;
@@ -507,7 +501,7 @@ export async function callTool(app: App, name: string, args: Record<string, unkn
     if (!isOpen) checkSession(app.config.sessionSecret, person.id, session);
     const visit = { ...app, person, openSession: () => openSession(app.config.sessionSecret, person.id) };
     const result = await withDeadline(TOOL_MS - (performance.now() - arrived), tool.call(isOpen ? args : others, visit));
-    const structuredContent = { ...result, reminder: REMINDERS[name.split("_")[0]!] ?? STOP };
+    const structuredContent = { ...result, reminder: REMINDERS[name.split("_")[0]!] ?? "What this says holds for this chat." };
     log({ outcome: "ok" });
     return { structuredContent, content: [{ type: "text" as const, text: JSON.stringify(structuredContent) }] };
   } catch (error) {
