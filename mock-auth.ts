@@ -30,7 +30,7 @@ export interface MockAuthOptions {
   host: string;
   /** resourceUrl is public: strangers can reach the consent page, so it asks for the passphrase. */
   tunnel?: boolean;
-  /** What a host app may ask for, besides offline_access. */
+  /** What the gateway wants in every token. */
   scopes?: string[];
   /** Seconds that an access token lives. */
   lifetime?: number;
@@ -44,6 +44,8 @@ interface Client { id: string; name: string; redirectUris: string[]; unchecked?:
 /** What a person is asked to allow, and what a code stands for. */
 interface Grant { clientId: string; redirectUri: string; challenge: string; scope: string; state?: string | undefined }
 
+/** What a person can tick on the page: a token that names any of these is held to what it names. */
+const CHOICES: Record<string, string> = { "reading-room:read": "read the catalogue and your shelf", "reading-room:write": "save and undo in your name" };
 const CODE_SECONDS = 60;
 const TICKET_SECONDS = 600;
 const REFRESH_SECONDS = 30 * 24 * 3600;
@@ -65,7 +67,7 @@ export async function mockAuth(options: MockAuthOptions): Promise<Handler> {
   const { pathname, origin } = new URL(issuer);
   const base = pathname.replace(/\/$/, "");
   const passphrase = options.passphrase ?? randomBytes(8).toString("hex").replace(/(.{4})(?=.)/g, "$1-");
-  const scopes = [...(options.scopes ?? []), "offline_access"];
+  const scopes = [...(options.scopes ?? []), ...Object.keys(CHOICES), "offline_access"];
   if (tunnel) console.error(`mock-auth: RESOURCE_URL is public, so signing in takes this passphrase:  ${passphrase}`);
 
   // A restart signs nobody out: registrations and refresh tokens carry what they mean, sealed with the signing key's
@@ -189,7 +191,8 @@ export async function mockAuth(options: MockAuthOptions): Promise<Handler> {
 
   // ---- 4. POST /authorize ----
   async function decide(request: Request): Promise<Response> {
-    const form = single(await formOf(request));
+    const fields = await formOf(request);
+    const form = single(fields);
     const ticket = await unseal<Grant & { client: Client; browser: string }>("ticket", form("ticket") ?? "");
     if (!ticket || !equal(sha256(browserOf(request) ?? ""), ticket.browser)) {
       throw new Refused("invalid_request", "this page is too old, or was not made for this browser: go back to your app and start again", 403);
@@ -201,11 +204,14 @@ export async function mockAuth(options: MockAuthOptions): Promise<Handler> {
     const sub = form("name")?.trim() ?? "";
     if (!isName(sub)) return again("Please say who you are: a name of at most 64 characters.");
     if (tunnel && !(await isPassphrase(form("passphrase")))) return again("That is not the passphrase.");
+    const ticked = fields.getAll("scope").filter((scope) => Object.hasOwn(CHOICES, scope)); // never none: that would allow all
+    if (ticked.length === 0) return again("Please tick what the app may do, or press Deny.");
+    const scope = [...ticket.scope.split(" ").filter((asked) => asked && !Object.hasOwn(CHOICES, asked)), ...ticked].join(" ");
     if (!recentNames.includes(sub)) recentNames.splice(0, recentNames.length, ...[sub, ...recentNames].slice(0, 5));
     const code = randomBytes(32).toString("base64url");
     const now = Date.now();
     for (const [old, { expires }] of codes) if (expires < now - 600_000) codes.delete(old); // kept a while, to notice a replay
-    codes.set(code, { ...ticket, sub, expires: now + CODE_SECONDS * 1000, family: randomBytes(9).toString("base64url"), used: false });
+    codes.set(code, { ...ticket, scope, sub, expires: now + CODE_SECONDS * 1000, family: randomBytes(9).toString("base64url"), used: false });
     return sendBack(redirectUri, { code, state });
   }
 
@@ -427,19 +433,22 @@ const frame = (title: string, body: string) => `<!doctype html>
   label { display: block; margin: 0 0 1rem; } input { box-sizing: border-box; width: 100%; margin-top: .25rem; padding: .6rem .7rem; font: inherit; color: inherit; background: var(--paper); border: 1px solid var(--line); border-radius: 6px; }
   button { padding: .6rem 1.4rem; font: inherit; color: inherit; background: none; border: 1px solid var(--line); border-radius: 6px; cursor: pointer; }
   #allow { color: var(--card); background: var(--accent); border-color: var(--accent); } :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
+  fieldset { margin: 0 0 1.25rem; padding: .5rem .8rem; border: 1px solid var(--line); border-radius: 6px; } legend { font-size: .85rem; } .box { margin: .25rem 0; } .box input { width: auto; margin: 0 .4rem 0 0; accent-color: var(--accent); }
   p { margin: 0 0 1rem; } .note { padding: .6rem .8rem; border-left: 3px solid var(--accent); background: var(--paper); } footer { margin-top: 1.25rem; font-size: .85rem; }
 </style><main>${body}</main></html>`;
 
 function consentHtml(page: { client: Client; grant: Grant; ticket: string; problem: string; tunnel: boolean; resourceUrl: string; action: string; names: string[] }): string {
   const { client, grant, ticket, problem, tunnel, resourceUrl, action, names } = page;
   const target = new URL(grant.redirectUri);
-  const scopes = grant.scope.split(" ").filter((scope) => scope && scope !== "offline_access");
+  const asked = Object.keys(CHOICES).filter((scope) => grant.scope.split(" ").includes(scope));
+  const boxes = Object.entries(CHOICES).map(([scope, means]) =>
+    `<label class="box"><input type="checkbox" name="scope" value="${scope}"${asked.length === 0 || asked.includes(scope) ? " checked" : ""}> ${means}</label>`).join("");
   return frame("Let this app in?", `
   <h1>Let <strong>${html(client.name)}</strong> use your Reading Room?</h1>
   ${client.unchecked ? `<p class="note">This app could not be checked: its own page, ${html(client.id)}, can't be reached from here. Go on only if you started it yourself.</p>` : ""}
   ${problem ? `<p class="note" role="alert">${html(problem)}</p>` : ""}
   <dl>
-    <dt>It asks for</dt><dd>your shelf at ${html(resourceUrl)}: to read it and to save your place${scopes.length > 0 ? ` (${html(scopes.join(", "))})` : ""}</dd>
+    <dt>It asks for</dt><dd>your shelf at ${html(resourceUrl)}</dd>
     <dt>Then you go to</dt><dd>${html(/^https?:$/.test(target.protocol) ? target.host : `${target.protocol}//${target.host}`)}${isLoopback(target.hostname) ? " (an app on this machine)" : ""}</dd>
   </dl>
   <form method="post" action="${html(action)}">
@@ -447,6 +456,7 @@ function consentHtml(page: { client: Client; grant: Grant; ticket: string; probl
     <label>Who are you?<input id="name" name="name" required maxlength="64" autocomplete="off" autofocus list="names" placeholder="a name"></label>
     <datalist id="names">${names.map((name) => `<option value="${html(name)}">`).join("")}</datalist>
     ${tunnel ? `<label>The passphrase from the terminal<input id="passphrase" name="passphrase" type="password" required autocomplete="off"></label>` : ""}
+    <fieldset><legend>It may</legend>${boxes}</fieldset>
     <button id="allow" name="decision" value="allow">Allow</button>
     <button id="deny" name="decision" value="deny" formnovalidate>Deny</button>
   </form>
