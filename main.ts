@@ -127,7 +127,7 @@ export function searchArticles(articles: Article[], query: string) {
 }
 
 /** The state after a patch, what it really changed, and the patch that takes that back. */
-function merge(state: State, patch: Patch): Change {
+export function merge(state: State, patch: Patch): Change {
   const next = structuredClone(state);
   const [change, inverse]: [Patch, Patch] = [{}, {}];
   if (patch.reading !== undefined && !Bun.deepEquals(patch.reading, state.reading)) {
@@ -276,7 +276,8 @@ export const tools = {
     output: { state: State },
     run: async (patch, { person, store, articles }) => {
       for (const id of [...(patch.reading ? [patch.reading.id] : []), ...Object.keys(patch.shelf ?? {})]) find(articles, id);
-      return { state: await store.saveState(person.id, patch) };
+      const { state } = await store.change(person.id, "user_save_state", (now) => merge(now, patch));
+      return { state };
     },
   }),
   user_list_actions: tool({
@@ -293,7 +294,10 @@ export const tools = {
     title: "Take a change back", annotations: WRITES,
     description: "Undoes one change made for the reader: the newest that still stands, or the one named. Later changes to other articles stay.",
     input: { action_id: z.string().optional().describe("an id from user_list_actions") }, output: { state: State, undone: z.string() },
-    run: async ({ action_id }, { person, store }) => store.undo(person.id, action_id),
+    run: async ({ action_id }, { person, store }) => {
+      const { state, undoes } = await store.change(person.id, "user_undo", (now, past) => undo(now, past, action_id), UNDO_REACH);
+      return { state, undone: undoes! };
+    },
   }),
   user_forget_me: tool({
     title: "Erase everything about me", annotations: { ...WRITES, destructiveHint: true },
@@ -301,14 +305,15 @@ export const tools = {
     input: { confirm: z.string().optional().describe("the code that the first call returned") },
     output: { confirm: z.string().optional(), message: z.string().optional(), forgotten: z.literal(true).optional() },
     run: async ({ confirm }, { person, store, keys, ask }) => {
-      const { saved, actions, mark } = await store.fingerprint(person.id);
+      const { saved, actions, mark } = await store.forget(person.id, () => false);
       const message = `This erases the profile, ${saved} saved articles and a record of ${actions} changes, for good.`;
+      const fresh = keys.make("forget", 300, mark);
       // A host that can ask the person does, and then no code that a model passes on will do.
-      const code = ask ? ask(message, keys.make("forget", 300, mark)) : confirm;
-      if (code === undefined) return { confirm: keys.make("forget", 300, mark), message: `${message} Please ask the reader first.` };
-      const stale = () => new Refusal("confirm", "confirm takes the code of the last five minutes, given once; nothing was erased. Call without confirm for a new one.");
-      await store.forget(person.id, (now) => { if (!keys.check("forget", code, now)) throw stale(); });
-      return { forgotten: true as const };
+      const code = ask ? ask(message, fresh) : confirm;
+      if (code === undefined) return { confirm: fresh, message: `${message} Please ask the reader first.` };
+      const { forgotten } = await store.forget(person.id, (now) => keys.check("forget", code, now));
+      if (forgotten) return { forgotten };
+      throw new Refusal("confirm", "confirm takes the code that the last call without it gave, once and within five minutes, and nothing may have been saved since. Nothing was erased.");
     },
   }),
   config_get_rules: tool({
@@ -338,16 +343,13 @@ export interface Store {
   welcome(personId: string, email: string | null): Promise<{ memberSince: string; state: State }>;
   /** What this person saved; an empty state if nothing. */
   readState(personId: string): Promise<State>;
-  /** Merges in one step, with a receipt if anything changed: of two saves at once both survive. */
-  saveState(personId: string, patch: Patch): Promise<State>;
-  /** Takes one action back, with a receipt. @throws Refusal if it is not there, not theirs, undone, or overlapped since. */
-  undo(personId: string, actionId?: string): Promise<{ state: State; undone: string }>;
+  /** Changes what `decide` makes of the state and its last `reach` actions, newest first, and keeps the receipt, in one step: of
+   *  two changes at once both survive, and what throws or changes nothing leaves no trace. */
+  change(personId: string, tool: string, decide: (state: State, past: Action[]) => Change, reach?: number): Promise<Change>;
   /** Newest first. */
   listActions(personId: string, limit: number): Promise<Action[]>;
-  /** How much there is about this person, and a mark that any change alters. */
-  fingerprint(personId: string): Promise<{ saved: number; actions: number; mark: string }>;
-  /** Erases the person, unless `agree` throws at the mark they have at that moment. */
-  forget(personId: string, agree: (mark: string) => void): Promise<void>;
+  /** Erases the person if `agreed` says so to the mark of what there is: any change alters it. Tells what there is, or was. */
+  forget(personId: string, agreed: (mark: string) => boolean): Promise<{ saved: number; actions: number; mark: string; forgotten: boolean }>;
   ping(): Promise<void>;
   close(): Promise<void>;
 }
@@ -356,16 +358,8 @@ const STORE_MS = 3_500; // every store call has settled by then
 const START_MS = 8_000; // Neon sleeps, and waking it takes seconds
 const EMPTY: State = { reading: null, shelf: {} };
 const newId = () => randomBytes(6).toString("base64url");
-type Decide = (state: State, past: Action[]) => Change;
-type ChangeStore = (personId: string, tool: string, decide: Decide, reach: number) => Promise<Change>;
-/** What both stores do with their one way to change things. */
-const verbs = (change: ChangeStore): Pick<Store, "saveState" | "undo"> => ({
-  saveState: async (id, patch) => (await change(id, "user_save_state", (state) => merge(state, patch), 0)).state,
-  undo: async (id, actionId) => {
-    const { state, undoes } = await change(id, "user_undo", (now, past) => undo(now, past, actionId), UNDO_REACH);
-    return { state, undone: undoes! };
-  },
-});
+const whatThereIs = (since: string | undefined, state: State, actions: number, last: unknown) =>
+  ({ saved: Object.keys(state.shelf).length, actions, mark: JSON.stringify([since, state, last]) });
 
 class Late extends Error {}
 /** @throws Late after `ms` milliseconds, though the work itself goes on. */
@@ -404,21 +398,6 @@ export async function sqliteStore(path: string): Promise<Store> {
     rows<Record<"id" | "at" | "tool" | "change" | "inverse", string> & { undone: 0 | 1 }>(
       "select id, at, tool, change, inverse, undone from actions where user_id = ? order by seq desc limit ?", id, limit)
       .map((row): Action => ({ ...row, change: JSON.parse(row.change), inverse: JSON.parse(row.inverse), undone: row.undone === 1 }));
-  const fingerprint = (id: string) => {
-    const [user] = rows<{ created_at: string }>("select created_at from users where id = ?", id);
-    const [{ count, last } = {}] = rows<{ count?: number; last?: number }>("select count(*) as count, max(seq) as last from actions where user_id = ?", id);
-    return { saved: Object.keys(read(id).shelf).length, actions: count ?? 0, mark: JSON.stringify([user, read(id), last]) };
-  };
-  const change: ChangeStore = (id, tool, decide, reach) => patiently(db.transaction(() => {
-    const next = decide(read(id), list(id, reach));
-    if (touched(next.change).length === 0) return next;
-    rows("insert into users (id) values (?) on conflict do nothing", id);
-    rows("insert into user_state values (?1, ?2) on conflict do update set state = ?2", id, JSON.stringify(next.state));
-    rows("insert into actions (id, user_id, tool, change, inverse) values (?, ?, ?, ?, ?)",
-      newId(), id, tool, JSON.stringify(next.change), JSON.stringify(next.inverse));
-    rows("update actions set undone = 1 where user_id = ? and id = ?", id, next.undoes ?? "");
-    return next;
-  }).immediate);
   return {
     kind: "sqlite",
     welcome: (id, email) => patiently(() => {
@@ -427,12 +406,25 @@ export async function sqliteStore(path: string): Promise<Store> {
       return { memberSince: user!.created_at, state: read(id) };
     }),
     readState: (id) => patiently(() => read(id)),
-    ...verbs(change),
+    change: (id, tool, decide, reach = 0) => patiently(db.transaction(() => {
+      const next = decide(read(id), list(id, reach));
+      if (touched(next.change).length === 0) return next;
+      rows("insert into users (id) values (?) on conflict do nothing", id);
+      rows("insert into user_state values (?1, ?2) on conflict do update set state = ?2", id, JSON.stringify(next.state));
+      rows("insert into actions (id, user_id, tool, change, inverse) values (?, ?, ?, ?, ?)",
+        newId(), id, tool, JSON.stringify(next.change), JSON.stringify(next.inverse));
+      rows("update actions set undone = 1 where user_id = ? and id = ?", id, next.undoes ?? "");
+      return next;
+    }).immediate),
     listActions: (id, limit) => patiently(() => list(id, limit)),
-    fingerprint: (id) => patiently(() => fingerprint(id)),
-    forget: (id, agree) => patiently(db.transaction(() => {
-      agree(fingerprint(id).mark);
-      rows("delete from users where id = ?", id);
+    forget: (id, agreed) => patiently(db.transaction(() => {
+      const [user] = rows<{ created_at: string }>("select created_at from users where id = ?", id);
+      const [{ count, last } = { count: 0, last: 0 }] = rows<{ count: number; last: number }>(
+        "select count(*) as count, max(seq) as last from actions where user_id = ?", id);
+      const found = whatThereIs(user?.created_at, read(id), count, last);
+      const forgotten = agreed(found.mark);
+      if (forgotten) rows("delete from users where id = ?", id);
+      return { ...found, forgotten };
     }).immediate),
     ping: () => patiently(() => void read("")),
     close: async () => db.close(),
@@ -485,26 +477,6 @@ export async function postgresStore(databaseUrl: string): Promise<Store> {
     (await sql<(Omit<Action, "at"> & { at: Date })[]>`
       select id, at, tool, change, inverse, undone from actions where user_id = ${id} order by seq desc limit ${limit}`)
       .map((row): Action => ({ ...row, at: row.at.toISOString() }));
-  const fingerprint = async (sql: postgres.ISql, id: string) => {
-    const [user] = await sql`select created_at from users where id = ${id} for update`;
-    const [{ count, last } = {}] = await sql`select count(*)::int as count, max(seq) as last from actions where user_id = ${id}`;
-    const state = await read(sql, id);
-    return { saved: Object.keys(state.shelf).length, actions: Number(count), mark: JSON.stringify([user, state, last]) };
-  };
-  // The person's row is the lock: one change at a time each, and nobody waits for anybody else. What is read under it is
-  // read by a statement of its own, which sees what the change before it left.
-  const change: ChangeStore = (id, tool, decide, reach) => inOne(async (sql) => {
-    await sql`insert into users (id) values (${id}) on conflict do nothing`;
-    await sql`select from users where id = ${id} for update`;
-    const next = decide(await read(sql, id), reach ? await list(sql, id, reach) : []);
-    if (touched(next.change).length === 0) return next;
-    await sql`
-      with receipt as (insert into actions (id, user_id, tool, change, inverse)
-        values (${newId()}, ${id}, ${tool}, ${sql.json({ ...next.change })}, ${sql.json({ ...next.inverse })})),
-      undone as (update actions set undone = true where user_id = ${id} and id = ${next.undoes ?? ""})
-      insert into user_state values (${id}, ${sql.json(next.state)}) on conflict (user_id) do update set state = excluded.state`;
-    return next;
-  });
   return {
     kind: "postgres",
     welcome: (id, email) => run(async (sql) => {
@@ -513,12 +485,28 @@ export async function postgresStore(databaseUrl: string): Promise<Store> {
       return { memberSince: user.created_at.toISOString(), state: await read(sql, id) };
     }),
     readState: (id) => run((sql) => read(sql, id)),
-    ...verbs(change),
+    // The person's row is the lock: one change at a time each, and nobody waits for anybody else. What is read under it is
+    // read by a statement of its own, which sees what the change before it left.
+    change: (id, tool, decide, reach = 0) => inOne(async (sql) => {
+      await sql`insert into users (id) values (${id}) on conflict do nothing`;
+      await sql`select from users where id = ${id} for update`;
+      const next = decide(await read(sql, id), reach ? await list(sql, id, reach) : []);
+      if (touched(next.change).length === 0) return next;
+      await sql`
+        with receipt as (insert into actions (id, user_id, tool, change, inverse)
+          values (${newId()}, ${id}, ${tool}, ${sql.json({ ...next.change })}, ${sql.json({ ...next.inverse })})),
+        undone as (update actions set undone = true where user_id = ${id} and id = ${next.undoes ?? ""})
+        insert into user_state values (${id}, ${sql.json(next.state)}) on conflict (user_id) do update set state = excluded.state`;
+      return next;
+    }),
     listActions: (id, limit) => run((sql) => list(sql, id, limit)),
-    fingerprint: (id) => inOne((sql) => fingerprint(sql, id)),
-    forget: (id, agree) => inOne(async (sql) => {
-      agree((await fingerprint(sql, id)).mark);
-      await sql`delete from users where id = ${id}`;
+    forget: (id, agreed) => inOne(async (sql) => {
+      const [user] = await sql`select created_at::text from users where id = ${id} for update`;
+      const [all] = await sql`select count(*)::int as count, max(seq) as last from actions where user_id = ${id}`;
+      const found = whatThereIs(user?.created_at, await read(sql, id), all!.count, all!.last);
+      const forgotten = agreed(found.mark);
+      if (forgotten) await sql`delete from users where id = ${id}`;
+      return { ...found, forgotten };
     }),
     ping: () => run(async (sql) => void (await sql`select 1`)),
     close: () => sql.end({ timeout: 1 }),
@@ -598,6 +586,7 @@ function tool<In extends z.ZodRawShape, Out extends z.ZodRawShape>({ input, outp
 }) {
   const schema: z.ZodObject<In> = z.strictObject(input);
   const call = async (args: object, visit: Visit): Promise<object> => {
+    if (/"__proto__":/.test(JSON.stringify(args))) throw new Refusal("arguments", "__proto__ is no name for anything here."); // zod skips it
     const { data, error } = schema.safeParse(args);
     if (error) throw new Refusal("arguments", complaint(schema, error.issues[0]!, args));
     return run(data, visit);
@@ -775,7 +764,7 @@ export function createApp(app: App, mockAuth?: Mounted): (request: Request) => P
     if (request.method !== "POST") return answer(405, "method_not_allowed", { Allow: "POST, OPTIONS" });
     const body = await request.arrayBuffer();
     if (body.byteLength > BODY_BYTES) return answer(413, "the body is over 256 KiB");
-    const parsedBody: unknown = await new Response(body).json().catch(() => undefined);
+    const parsedBody = parseJson(body);
     if (typeof parsedBody !== "object" || parsedBody === null) return answer(400, "the body is not a JSON-RPC message");
     if (Array.isArray(parsedBody)) return answer(400, "one message a request: batches are not served");
     const { method, params } = parsedBody as { method?: unknown; params?: { name?: unknown } };
@@ -812,6 +801,13 @@ export function createApp(app: App, mockAuth?: Mounted): (request: Request) => P
     log({ ...newLine(), outcome: "failed", error: nameOf(error) });
     return answer(500, "server_error");
   });
+}
+
+function parseJson(body: ArrayBuffer): unknown {
+  try {
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(body); // else what is saved is not what was sent
+    return JSON.parse(text);
+  } catch { return undefined; }
 }
 
 const CORS = {

@@ -57,7 +57,7 @@ export async function desk(options: { env?: Record<string, string>; store?: Stor
       body: JSON.stringify({ jsonrpc: "2.0", id: 1, method, params }),
     });
     const text = await response.text();
-    const json = text.match(/^data: (.*)$/m)?.[1] ?? text; // the 2025 era answers as an event stream
+    const json = text.match(/^data: ([^\n]*)$/m)?.[1] ?? text; // the 2025 era answers as an event stream
     return { status: response.status, headers: response.headers, body: JSON.parse(json) };
   };
   const call = async (name: string, args: object, token: string): Promise<ToolResult> => {
