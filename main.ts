@@ -20,6 +20,7 @@
 
 import { Database } from "bun:sqlite";
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
+import net from "node:net";
 import * as mcp from "@modelcontextprotocol/server";
 import { createRemoteJWKSet, customFetch, errors, jwtVerify, type JWTVerifyGetKey } from "jose";
 import postgres from "postgres";
@@ -128,21 +129,16 @@ export function searchArticles(articles: Article[], query: string) {
 
 /** The state after a patch, what it really changed, and the patch that takes that back. */
 export function merge(state: State, patch: Patch): Change {
-  const next = structuredClone(state);
-  const [change, inverse]: [Patch, Patch] = [{}, {}];
-  if (patch.reading !== undefined && !Bun.deepEquals(patch.reading, state.reading)) {
-    [next.reading, change.reading, inverse.reading] = [patch.reading, patch.reading, state.reading];
-  }
-  for (const [id, position] of Object.entries(patch.shelf ?? {})) {
-    const before = state.shelf[id] ?? null;
-    if (position === before) continue;
-    (change.shelf ??= {})[id] = position;
-    (inverse.shelf ??= {})[id] = before;
-    if (position === null) delete next.shelf[id];
-    else next.shelf[id] = position;
-  }
-  if (Object.keys(next.shelf).length <= SHELF_LIMIT) return { state: next, change, inverse };
-  throw new Refusal("shelf", `shelf takes at most ${SHELF_LIMIT} saved articles; null removes one.`);
+  const shelf = new Map(Object.entries(state.shelf));
+  const moved = Object.entries(patch.shelf ?? {}).filter(([id, position]) => position !== (shelf.get(id) ?? null));
+  const before = moved.map(([id]): [string, string | null] => [id, shelf.get(id) ?? null]);
+  for (const [id, position] of moved) position === null ? shelf.delete(id) : shelf.set(id, position);
+  if (shelf.size > SHELF_LIMIT) throw new Refusal("shelf", `shelf takes at most ${SHELF_LIMIT} saved articles; null removes one.`);
+  const opened = patch.reading !== undefined && !Bun.deepEquals(patch.reading, state.reading);
+  const part = (reading: State["reading"] | undefined, places: [string, string | null][]): Patch =>
+    ({ ...(opened && { reading }), ...(places.length > 0 && { shelf: Object.fromEntries(places) }) });
+  const reading = opened ? patch.reading ?? null : state.reading;
+  return { state: { reading, shelf: Object.fromEntries(shelf) }, change: part(patch.reading, moved), inverse: part(state.reading, before) };
 }
 const touched = ({ reading, shelf }: Patch) => [...(reading === undefined ? [] : ["reading"]), ...Object.keys(shelf ?? {}).map((id) => `shelf ${id}`)];
 
@@ -356,6 +352,7 @@ export interface Store {
 
 const STORE_MS = 3_500; // every store call has settled by then
 const START_MS = 8_000; // Neon sleeps, and waking it takes seconds
+const CONNECTIONS = 10; // to Postgres at once; Neon's pooler behind has many more
 const EMPTY: State = { reading: null, shelf: {} };
 const newId = () => randomBytes(6).toString("base64url");
 const whatThereIs = (since: string | undefined, state: State, actions: number, last: unknown) =>
@@ -438,30 +435,71 @@ export async function postgresStore(databaseUrl: string): Promise<Store> {
   // wants nobody in the middle, and checking the certificate sees to that.
   const verify = url.searchParams.get("channel_binding") === "require" && !isLoopback(url.hostname);
   url.searchParams.delete("channel_binding");
-  const connect = () => postgres(url.href, {
-    ...(verify && { ssl: "verify-full" as const }),
-    prepare: false, // Neon's pooler hands each statement to another connection
-    fetch_types: false,
-    max: 5, // and keeps many of them itself
-    idle_timeout: 20, // seconds, as below
-    connect_timeout: START_MS / 1000,
-    onnotice: () => {},
-  });
-  let sql = connect();
 
-  // With a server that hangs, or takes a connection and drops it, postgres.js waits for ever. So every call has a deadline,
-  // and a client that let us down is replaced: calls under way keep the old one for their time, the next starts afresh.
-  const run = async <T>(work: (sql: postgres.Sql) => Promise<T>, ms = STORE_MS): Promise<T> => {
-    const mine = sql;
-    return withDeadline(ms, work(mine)).catch((error) => {
-      if (sql === mine && !(error instanceof postgres.PostgresError) && !(error instanceof Refusal)) {
-        sql = connect();
-        void mine.end({ timeout: STORE_MS / 1000 });
-      }
-      throw error;
+  // Left to itself, postgres.js tries for ever with a server that hangs or hangs up, and sends again later what we have long
+  // called failed. So each call has a connection of its own and a deadline, and a connection that let us down is dropped.
+  interface Line { sql: postgres.Sql; lost: Promise<never> }
+  let idle: Line[] = [];
+  let busy = 0;
+  const connect = (): Line => {
+    const { promise: lost, reject } = Promise.withResolvers<never>();
+    lost.catch(() => {}); // also when nobody is waiting
+    const drop = () => {
+      idle = idle.filter((other) => other !== line);
+      void line.sql.end({ timeout: 0 });
+      reject(new Error("connection lost"));
+    };
+    let knocked = false; // a second knock would be postgres.js starting over
+    const socket = () => new Promise<net.Socket>((resolve, reject) => {
+      if (knocked) return reject(new Error("connection lost"));
+      knocked = true;
+      const [host, port] = [url.hostname.replace(/^\[|\]$/g, ""), Number(url.port || 5432)];
+      const opened: net.Socket = Object.assign(net.connect(port, host, () => resolve(opened)), { host }).once("error", reject);
     });
+    const options = {
+      socket,
+      ...(verify && { ssl: "verify-full" as const }),
+      max: 1,
+      prepare: false, // Neon's pooler hands each transaction to another connection
+      fetch_types: false,
+      idle_timeout: 20, // seconds, as below
+      connect_timeout: START_MS / 1000,
+      onclose: drop,
+      onnotice: () => {},
+    };
+    const line: Line = { lost, sql: postgres(url.href, options) };
+    return line;
   };
-  const inOne = <T>(work: (sql: postgres.TransactionSql) => Promise<T>, ms = STORE_MS) => run((sql) => sql.begin(work) as Promise<T>, ms);
+  const run = async <T>(work: (sql: postgres.Sql) => Promise<T>, ms = STORE_MS): Promise<T> => {
+    const end = Date.now() + ms;
+    while (busy >= CONNECTIONS && Date.now() < end) await Bun.sleep(5);
+    if (busy >= CONNECTIONS) throw new Late();
+    busy++;
+    const line = idle.pop() ?? connect();
+    try {
+      const result = await withDeadline(end - Date.now(), Promise.race([work(line.sql), line.lost]));
+      idle.push(line);
+      return result;
+    } catch (error) {
+      if (error instanceof Refusal || (error instanceof postgres.PostgresError && error.severity === "ERROR")) idle.push(line);
+      else void line.sql.end({ timeout: 0 });
+      throw error;
+    } finally {
+      busy--;
+    }
+  };
+  /** A transaction. Not sql.begin: when the connection is lost in it, postgres.js 3.4.9 throws where nobody can catch it. */
+  const inOne = <T>(work: (sql: postgres.Sql) => Promise<T>, ms = STORE_MS) => run(async (sql) => {
+    await sql.unsafe(`begin; set local statement_timeout = ${ms}; set local idle_in_transaction_session_timeout = ${ms}`);
+    try {
+      const result = await work(sql);
+      await sql`commit`;
+      return result;
+    } catch (error) {
+      if (error instanceof Refusal || error instanceof postgres.PostgresError) await sql`rollback`;
+      throw error;
+    }
+  }, ms);
   await inOne(async (sql) => {
     await sql`select pg_advisory_xact_lock(724301)`; // two replicas may start at once on an empty database
     await sql`create table if not exists users (id text primary key, email text, created_at timestamptz not null default now())`;
@@ -472,11 +510,13 @@ export async function postgresStore(databaseUrl: string): Promise<Store> {
     await sql`create index if not exists actions_of on actions (user_id, seq)`;
   }, START_MS);
 
-  const read = async (sql: postgres.ISql, id: string) => (await sql<{ state: State }[]>`select state from user_state where user_id = ${id}`)[0]?.state ?? EMPTY;
-  const list = async (sql: postgres.ISql, id: string, limit: number) =>
+  const read = async (sql: postgres.Sql, id: string) => (await sql<{ state: State }[]>`select state from user_state where user_id = ${id}`)[0]?.state ?? EMPTY;
+  const list = async (sql: postgres.Sql, id: string, limit: number) =>
     (await sql<(Omit<Action, "at"> & { at: Date })[]>`
       select id, at, tool, change, inverse, undone from actions where user_id = ${id} order by seq desc limit ${limit}`)
       .map((row): Action => ({ ...row, at: row.at.toISOString() }));
+  /** One change at a time a person, and nobody waits for anybody else. What is read after it sees what the last one left. */
+  const lock = (sql: postgres.Sql, id: string) => sql`select pg_advisory_xact_lock(hashtextextended(${id}, 0))`;
   return {
     kind: "postgres",
     welcome: (id, email) => run(async (sql) => {
@@ -485,23 +525,22 @@ export async function postgresStore(databaseUrl: string): Promise<Store> {
       return { memberSince: user.created_at.toISOString(), state: await read(sql, id) };
     }),
     readState: (id) => run((sql) => read(sql, id)),
-    // The person's row is the lock: one change at a time each, and nobody waits for anybody else. What is read under it is
-    // read by a statement of its own, which sees what the change before it left.
     change: (id, tool, decide, reach = 0) => inOne(async (sql) => {
-      await sql`insert into users (id) values (${id}) on conflict do nothing`;
-      await sql`select from users where id = ${id} for update`;
+      await lock(sql, id);
       const next = decide(await read(sql, id), reach ? await list(sql, id, reach) : []);
       if (touched(next.change).length === 0) return next;
       await sql`
         with receipt as (insert into actions (id, user_id, tool, change, inverse)
           values (${newId()}, ${id}, ${tool}, ${sql.json({ ...next.change })}, ${sql.json({ ...next.inverse })})),
+        owner as (insert into users (id) values (${id}) on conflict do nothing),
         undone as (update actions set undone = true where user_id = ${id} and id = ${next.undoes ?? ""})
         insert into user_state values (${id}, ${sql.json(next.state)}) on conflict (user_id) do update set state = excluded.state`;
       return next;
     }),
     listActions: (id, limit) => run((sql) => list(sql, id, limit)),
     forget: (id, agreed) => inOne(async (sql) => {
-      const [user] = await sql`select created_at::text from users where id = ${id} for update`;
+      await lock(sql, id);
+      const [user] = await sql`select created_at::text from users where id = ${id}`;
       const [all] = await sql`select count(*)::int as count, max(seq) as last from actions where user_id = ${id}`;
       const found = whatThereIs(user?.created_at, await read(sql, id), all!.count, all!.last);
       const forgotten = agreed(found.mark);
@@ -509,7 +548,7 @@ export async function postgresStore(databaseUrl: string): Promise<Store> {
       return { ...found, forgotten };
     }),
     ping: () => run(async (sql) => void (await sql`select 1`)),
-    close: () => sql.end({ timeout: 1 }),
+    close: async () => void (await Promise.all(idle.map(({ sql }) => sql.end({ timeout: 1 })))),
   };
 }
 

@@ -32,7 +32,7 @@ export interface MockAuthOptions {
   tunnel?: boolean;
   /** What the gateway wants in every token. */
   scopes?: string[];
-  /** Seconds that an access token lives. */
+  /** Seconds that an access token lives; MOCK_AUTH_LIFETIME sets it too, for demos of expiry. */
   lifetime?: number;
   /** Where the signing key lives between starts. */
   keyFile?: string;
@@ -61,7 +61,7 @@ class Refused extends Error {
 
 /** Answers the requests of one issuer, and undefined to everything else. */
 export async function mockAuth(options: MockAuthOptions): Promise<Handler> {
-  const { issuer, resourceUrl, tunnel = false, lifetime = 600 } = options;
+  const { issuer, resourceUrl, tunnel = !isLoopback(new URL(resourceUrl).hostname), lifetime = Number(process.env.MOCK_AUTH_LIFETIME) || 600 } = options;
   if (!isLoopback(options.host) || process.env.NODE_ENV === "production") throw new Error("mock-auth.ts runs on a desk only: HOST is not this machine, or NODE_ENV is production");
   const key = await signingKey(options.keyFile ?? `${import.meta.dir}/.mock-auth-key.json`);
   const { pathname, origin } = new URL(issuer);
@@ -136,7 +136,7 @@ export async function mockAuth(options: MockAuthOptions): Promise<Handler> {
       if (tunnel || !isLoopback(URL.parse(redirectUri)?.hostname ?? "")) throw new Refused("invalid_client", "the document that client_id names can't be fetched");
       return { id, name: url.hostname, redirectUris: [redirectUri], unchecked: true };
     }
-    const document = ClientMetadata.extend({ client_id: z.literal(id), client_secret: z.undefined() }).safeParse(parse(text));
+    const document = ClientMetadata.extend({ client_id: z.literal(id), client_secret: z.never().optional() }).safeParse(parse(text));
     if (!document.success || /^client_secret/.test(document.data.token_endpoint_auth_method ?? "")) {
       throw new Refused("invalid_client", "the document that client_id names is not about this client_id, or not one of a public app");
     }
@@ -185,7 +185,7 @@ export async function mockAuth(options: MockAuthOptions): Promise<Handler> {
     const ticket = await seal("ticket", { ...grant, client: { name: client.name, unchecked: client.unchecked }, browser: sha256(cookie) }, TICKET_SECONDS);
     const html = consentHtml({ client, grant, ticket, problem, tunnel, resourceUrl, action: `${base}/authorize`, names: tunnel ? [] : recentNames });
     return new Response(html, { status, headers: {
-      ...HTML, "Set-Cookie": `consent=${cookie}; Path=${base}/authorize; HttpOnly; SameSite=Strict; Max-Age=3600${origin.startsWith("https:") ? "; Secure" : ""}` } });
+      ...HTML, "Set-Cookie": `consent=${cookie}; Path=${base}/authorize; HttpOnly; SameSite=Lax; Max-Age=3600${origin.startsWith("https:") ? "; Secure" : ""}` } });
   }
   const browserOf = (request: Request) => request.headers.get("cookie")?.match(/(?:^|; )consent=([\w-]{32})(?:;|$)/)?.[1];
 
@@ -342,7 +342,7 @@ const parse = (text: string): unknown => { try { return JSON.parse(text); } catc
 
 /** Reads a parameter; one that is there twice is refused (OAuth 2.1, section 3.1). */
 const single = (params: URLSearchParams) => (name: string): string | undefined =>
-  params.getAll(name).length > 1 ? fail("invalid_request", `${name} is there twice`) : params.get(name) ?? undefined;
+  params.getAll(name).length > 1 ? fail("invalid_request", `${name} is there twice`) : params.get(name) || undefined;
 
 async function formOf(request: Request): Promise<URLSearchParams> {
   const type = request.headers.get("content-type")?.split(";")[0]?.trim().toLowerCase();
@@ -360,10 +360,8 @@ function isRedirect(uri: string): boolean {
 }
 /** Exactly the same, but for the port of a redirect to this machine, which an app picks as it goes (RFC 8252, section 7.3). */
 function sameRedirect(known: string, asked: string): boolean {
-  const [a, b] = [new URL(known), new URL(asked)];
-  if (known === asked || a.protocol !== "http:" || !isLoopback(a.hostname)) return known === asked;
-  a.port = b.port = "";
-  return a.href === b.href;
+  const portless = (uri: string) => uri.replace(/^(http:\/\/[^/?]*?):\d+(?=[/?]|$)/, "$1");
+  return known === asked || (isLoopback(new URL(known).hostname) && portless(known) === portless(asked));
 }
 
 const PRIVATE_NETS = new BlockList();
@@ -373,7 +371,7 @@ for (const net of ["0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "1
 }
 /** Of IPv6, only what is routed in the world (2000::/3) less what stands for something else: documentation, 6to4, Teredo. */
 const isPublic = (address: string) =>
-  isIP(address) === 4 ? !PRIVATE_NETS.check(address, "ipv4") : /^[23]/.test(address) && !/^(2001:0?:|2001:db8:|2002:)/i.test(address);
+  isIP(address) === 4 ? !PRIVATE_NETS.check(address, "ipv4") : /^[23][0-9a-f]{3}:/i.test(address) && !/^(2001:1?[0-9a-f]{0,2}:|2001:db8:|2002:|3fff:)/i.test(address);
 
 /** A client's document: at most 64 KiB, within three seconds, no redirect; from a tunnel's desk only off a public address. */
 function fetchDocument(url: URL, publicOnly: boolean): Promise<string> {
@@ -392,7 +390,7 @@ function fetchDocument(url: URL, publicOnly: boolean): Promise<string> {
       if (response.statusCode !== 200) return request.destroy(new Error(`status ${response.statusCode}`));
       const chunks: Buffer[] = [];
       let size = 0;
-      response.on("data", (chunk: Buffer) => ((size += chunk.length) > 65_536 ? request.destroy(new Error("too large")) : chunks.push(chunk)));
+      response.on("data", (chunk: Buffer) => ((size += chunk.length) > 65_536 ? (reject(new Error("too large")), request.destroy()) : chunks.push(chunk)));
       response.on("end", () => resolve(Buffer.concat(chunks).toString("utf8")));
       response.on("error", reject);
     });
@@ -431,7 +429,7 @@ const frame = (title: string, body: string) => `<!doctype html>
   h1 { margin: 0 0 1rem; font-size: 1.45rem; line-height: 1.25; font-weight: normal; overflow-wrap: anywhere; }
   dl { margin: 0 0 1.25rem; } dt { color: color-mix(in srgb, var(--ink) 65%, transparent); font-size: .85rem; } dd { margin: 0 0 .5rem; overflow-wrap: anywhere; }
   label { display: block; margin: 0 0 1rem; } input { box-sizing: border-box; width: 100%; margin-top: .25rem; padding: .6rem .7rem; font: inherit; color: inherit; background: var(--paper); border: 1px solid var(--line); border-radius: 6px; }
-  button { padding: .6rem 1.4rem; font: inherit; color: inherit; background: none; border: 1px solid var(--line); border-radius: 6px; cursor: pointer; }
+  button { margin-right: .75rem; padding: .6rem 1.4rem; font: inherit; color: inherit; background: none; border: 1px solid var(--line); border-radius: 6px; cursor: pointer; }
   #allow { color: var(--card); background: var(--accent); border-color: var(--accent); } :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
   fieldset { margin: 0 0 1.25rem; padding: .5rem .8rem; border: 1px solid var(--line); border-radius: 6px; } legend { font-size: .85rem; } .box { margin: .25rem 0; } .box input { width: auto; margin: 0 .4rem 0 0; accent-color: var(--accent); }
   p { margin: 0 0 1rem; } .note { padding: .6rem .8rem; border-left: 3px solid var(--accent); background: var(--paper); } footer { margin-top: 1.25rem; font-size: .85rem; }
@@ -453,8 +451,8 @@ function consentHtml(page: { client: Client; grant: Grant; ticket: string; probl
   </dl>
   <form method="post" action="${html(action)}">
     <input type="hidden" name="ticket" value="${html(ticket)}">
-    <label>Who are you?<input id="name" name="name" required maxlength="64" autocomplete="off" autofocus list="names" placeholder="a name"></label>
-    <datalist id="names">${names.map((name) => `<option value="${html(name)}">`).join("")}</datalist>
+    <label>Who are you?<input id="name" name="name" required maxlength="64" autocomplete="off" autofocus placeholder="a name"${names.length > 0 ? ' list="names"' : ""}></label>
+    ${names.length > 0 ? `<datalist id="names">${names.map((name) => `<option value="${html(name)}">`).join("")}</datalist>` : ""}
     ${tunnel ? `<label>The passphrase from the terminal<input id="passphrase" name="passphrase" type="password" required autocomplete="off"></label>` : ""}
     <fieldset><legend>It may</legend>${boxes}</fieldset>
     <button id="allow" name="decision" value="allow">Allow</button>
@@ -462,7 +460,8 @@ function consentHtml(page: { client: Client; grant: Grant; ticket: string; probl
   </form>
   <footer>This desk's own sign-in service: whoever you say you are, you are.</footer>`);
 }
-const errorHtml = (problem: string) => frame("That did not work", `<h1>That did not work</h1><p>${html(problem)}.</p>`);
+const errorHtml = (problem: string) => frame("That did not work", `<h1>That did not work</h1><p class="note">${html(problem)}.</p>
+  <p>Nothing was given to anyone. Close this page and start again in your app.</p>`);
 
 if (import.meta.main) {
   const issuer = "http://localhost:9000";

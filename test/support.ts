@@ -1,14 +1,15 @@
 // What the tests share: a sign-in service with keys of their own, a gateway in this process or in one of its own, and a
 // real PostgreSQL server. Nothing of ours is mocked: requests go in through the front.
 
-import { chmod, chown, cp, mkdtemp, rm } from "node:fs/promises";
+import { rmSync } from "node:fs";
+import { chmod, chown, cp, mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { createServer } from "node:net";
 import { exportJWK, generateKeyPair, SignJWT, type CryptoKey, type JWTPayload } from "jose";
 import postgres from "postgres";
-import { createApp, type LogLine, loadArticles, readConfig, type Store, sqliteStore } from "../main.ts";
+import { createApp, type LogLine, loadArticles, merge, type Patch, readConfig, type Store, sqliteStore } from "../main.ts";
 
 export const ROOT = join(import.meta.dir, "..");
 export const RESOURCE = "http://localhost:8000/mcp";
@@ -32,6 +33,10 @@ export async function mint(claims: JWTPayload = {}, header: Record<string, unkno
 /** Serves the public keys where a mounted sign-in service would. */
 export const keyServer = (keys: object[] = [publicJwk]) => async (request: Request) =>
   request.url === `${ISSUER}/jwks.json` ? Response.json({ keys }) : undefined;
+
+/** What user_save_state does, straight to a store. */
+export const save = async (store: Store, personId: string, patch: Patch) =>
+  (await store.change(personId, "user_save_state", (state) => merge(state, patch))).state;
 
 // ---- A gateway in this process ----
 
@@ -196,6 +201,28 @@ export async function postgresServer(): Promise<PostgresServer> {
 /** A folder that is gone when the process is. */
 export async function scratch(): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), "reading-room-test-"));
-  process.on("exit", () => void rm(folder, { recursive: true, force: true }));
+  process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
   return folder;
+}
+
+/** Waits until something is so. @throws after `ms` milliseconds. */
+export async function until(isSo: () => unknown, ms = 10_000): Promise<void> {
+  for (const end = Date.now() + ms; !(await isSo()); await Bun.sleep(10)) {
+    if (Date.now() > end) throw new Error(`not so after ${ms} ms: ${isSo}`);
+  }
+}
+
+/** Another program that is writing to a SQLite file, and takes its time: nobody else can write until `release()`. */
+export async function busyWriter(path: string) {
+  const script = `const db = new (require("bun:sqlite").Database)(process.argv[1]); db.run("begin immediate"); console.log("writing");
+    process.stdin.once("data", () => { db.run("commit"); process.exit(0); });`;
+  const child = Bun.spawn(["bun", "-e", script, path], { stdin: "pipe", stdout: "pipe", stderr: "inherit" });
+  const out = collect(child.stdout);
+  await until(() => out.text.includes("writing"));
+  return {
+    async release() {
+      if (child.exitCode === null) child.stdin.write("enough\n"), child.stdin.end();
+      await child.exited;
+    },
+  };
 }
