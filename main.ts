@@ -372,7 +372,7 @@ export async function sqliteStore(path: string): Promise<Store> {
   const patiently = async <T>(work: () => T): Promise<T> => {
     for (const end = Date.now() + STORE_MS; ; await Bun.sleep(20)) {
       try { return work(); } catch (error) {
-        if ((error as { code?: string }).code !== "SQLITE_BUSY" || Date.now() > end) throw error;
+        if (!(error as { code?: string }).code?.startsWith("SQLITE_BUSY") || Date.now() > end) throw error;
       }
     }
   };

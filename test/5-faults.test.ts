@@ -3,8 +3,8 @@
 
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { createConnection, createServer, type AddressInfo, type Socket } from "node:net";
-import { merge, type Patch, postgresStore, type Store } from "../main.ts";
-import { desk, freePort, ISSUER, keyServer, mint, type PostgresServer, postgresServer, startGateway, type ToolResult, until } from "./support.ts";
+import { postgresStore } from "../main.ts";
+import { desk, freePort, ISSUER, keyServer, mint, type PostgresServer, postgresServer, save, startGateway, type ToolResult, until } from "./support.ts";
 
 setDefaultTimeout(30_000);
 
@@ -77,7 +77,6 @@ async function behindNetwork(server: PostgresServer) {
   });
 }
 
-const save = async (store: Store, person: string, patch: Patch) => (await store.change(person, "user_save_state", (now) => merge(now, patch))).state;
 const SECRETS = /a-very-secret-password|127\.0\.0\.1|postgres(ql)?:|\b(select|insert|update|jsonb|ECONNREFUSED \S)\b/i;
 const timed = async <T>(work: Promise<T>) => {
   const from = performance.now();

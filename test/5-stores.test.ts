@@ -7,7 +7,7 @@ import { chmod, chown } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import postgres from "postgres";
 import { type Action, merge, type Patch, postgresStore, Refusal, type State, type Store, sqliteStore } from "../main.ts";
-import { busyWriter, desk, type PostgresServer, postgresServer, scratch } from "./support.ts";
+import { busyWriter, desk, type PostgresServer, postgresServer, save, scratch } from "./support.ts";
 
 setDefaultTimeout(30_000); // the first PostgreSQL server of a run is unpacked and initialised
 
@@ -17,8 +17,6 @@ afterAll(() => server.stop());
 
 /** A person nobody has met: a database that was named in TEST_DATABASE_URL may hold others. */
 const somebody = () => `https://sign-in.example|${crypto.randomUUID()}`;
-/** What user_save_state does. */
-const save = async (store: Store, person: string, patch: Patch) => (await store.change(person, "user_save_state", (now) => merge(now, patch))).state;
 const nothing: State = { reading: null, shelf: {} };
 const keys = (count: number, name = "k") => Array.from({ length: count }, (_, index) => `${name}${index}`);
 const shelfOf = (names: string[]) => Object.fromEntries(names.map((name) => [name, `page of ${name}`]));
