@@ -303,11 +303,12 @@ export const tools = {
     run: async ({ confirm }, { person, store, keys, ask }) => {
       const { saved, actions, mark } = await store.forget(person.id, () => false);
       const message = `This erases the profile, ${saved} saved articles and a record of ${actions} changes, for good.`;
-      const fresh = keys.make("forget", 300, mark);
       // A host that can ask the person does, and then no code that a model passes on will do.
+      const purpose = ask ? "forget, asked" : "forget";
+      const fresh = keys.make(purpose, 300, mark);
       const code = ask ? ask(message, fresh) : confirm;
       if (code === undefined) return { confirm: fresh, message: `${message} Please ask the reader first.` };
-      const { forgotten } = await store.forget(person.id, (now) => keys.check("forget", code, now));
+      const { forgotten } = await store.forget(person.id, (now) => keys.check(purpose, code, now));
       if (forgotten) return { forgotten };
       throw new Refusal("confirm", "confirm takes the code that the last call without it gave, once and within five minutes, and nothing may have been saved since. Nothing was erased.");
     },
@@ -362,7 +363,7 @@ class Late extends Error {}
 /** @throws Late after `ms` milliseconds, though the work itself goes on. */
 export function withDeadline<T>(ms: number, work: Promise<T>): Promise<T> {
   const { promise: late, reject } = Promise.withResolvers<never>();
-  const timer = setTimeout(() => reject(new Late()), ms);
+  const timer = setTimeout(() => reject(new Late()), Math.max(0, ms));
   return Promise.race([work, late]).finally(() => clearTimeout(timer));
 }
 
@@ -391,9 +392,9 @@ export async function sqliteStore(path: string): Promise<Store> {
   `));
   const rows = <T>(sql: string, ...values: (string | number | null)[]) => db.query(sql).all(...values) as T[];
   const read = (id: string): State => JSON.parse(rows<{ state: string }>("select state from user_state where user_id = ?", id)[0]?.state ?? JSON.stringify(EMPTY));
-  const list = (id: string, limit: number) =>
+  const list = (id: string, limit: number, which = "") =>
     rows<Record<"id" | "at" | "tool" | "change" | "inverse", string> & { undone: 0 | 1 }>(
-      "select id, at, tool, change, inverse, undone from actions where user_id = ? order by seq desc limit ?", id, limit)
+      `select id, at, tool, change, inverse, undone from actions where user_id = ? ${which} order by seq desc limit ?`, id, limit)
       .map((row): Action => ({ ...row, change: JSON.parse(row.change), inverse: JSON.parse(row.inverse), undone: row.undone === 1 }));
   return {
     kind: "sqlite",
@@ -404,7 +405,7 @@ export async function sqliteStore(path: string): Promise<Store> {
     }),
     readState: (id) => patiently(() => read(id)),
     change: (id, tool, decide, reach = 0) => patiently(db.transaction(() => {
-      const next = decide(read(id), list(id, reach));
+      const next = decide(read(id), list(id, reach, "and not undone and tool <> 'user_undo'"));
       if (touched(next.change).length === 0) return next;
       rows("insert into users (id) values (?) on conflict do nothing", id);
       rows("insert into user_state values (?1, ?2) on conflict do update set state = ?2", id, JSON.stringify(next.state));
@@ -419,7 +420,7 @@ export async function sqliteStore(path: string): Promise<Store> {
       const [{ count, last } = { count: 0, last: 0 }] = rows<{ count: number; last: number }>(
         "select count(*) as count, max(seq) as last from actions where user_id = ?", id);
       const found = whatThereIs(user?.created_at, read(id), count, last);
-      const forgotten = agreed(found.mark);
+      const forgotten = user !== undefined && agreed(found.mark);
       if (forgotten) rows("delete from users where id = ?", id);
       return { ...found, forgotten };
     }).immediate),
@@ -511,9 +512,9 @@ export async function postgresStore(databaseUrl: string): Promise<Store> {
   }, START_MS);
 
   const read = async (sql: postgres.Sql, id: string) => (await sql<{ state: State }[]>`select state from user_state where user_id = ${id}`)[0]?.state ?? EMPTY;
-  const list = async (sql: postgres.Sql, id: string, limit: number) =>
+  const list = async (sql: postgres.Sql, id: string, limit: number, all = true) =>
     (await sql<(Omit<Action, "at"> & { at: Date })[]>`
-      select id, at, tool, change, inverse, undone from actions where user_id = ${id} order by seq desc limit ${limit}`)
+      select id, at, tool, change, inverse, undone from actions where user_id = ${id} and (${all} or (not undone and tool <> 'user_undo')) order by seq desc limit ${limit}`)
       .map((row): Action => ({ ...row, at: row.at.toISOString() }));
   /** One change at a time a person, and nobody waits for anybody else. What is read after it sees what the last one left. */
   const lock = (sql: postgres.Sql, id: string) => sql`select pg_advisory_xact_lock(hashtextextended(${id}, 0))`;
@@ -527,7 +528,7 @@ export async function postgresStore(databaseUrl: string): Promise<Store> {
     readState: (id) => run((sql) => read(sql, id)),
     change: (id, tool, decide, reach = 0) => inOne(async (sql) => {
       await lock(sql, id);
-      const next = decide(await read(sql, id), reach ? await list(sql, id, reach) : []);
+      const next = decide(await read(sql, id), reach ? await list(sql, id, reach, false) : []);
       if (touched(next.change).length === 0) return next;
       await sql`
         with receipt as (insert into actions (id, user_id, tool, change, inverse)
@@ -543,7 +544,7 @@ export async function postgresStore(databaseUrl: string): Promise<Store> {
       const [user] = await sql`select created_at::text from users where id = ${id}`;
       const [all] = await sql`select count(*)::int as count, max(seq) as last from actions where user_id = ${id}`;
       const found = whatThereIs(user?.created_at, await read(sql, id), all!.count, all!.last);
-      const forgotten = agreed(found.mark);
+      const forgotten = user !== undefined && agreed(found.mark);
       if (forgotten) await sql`delete from users where id = ${id}`;
       return { ...found, forgotten };
     }),
@@ -562,7 +563,7 @@ export class BadToken extends Error {
 }
 
 const ALGORITHMS = ["RS256", "PS256", "ES256", "ES384", "EdDSA", "Ed25519"];
-const NO_KEYS = ["ERR_JWKS_TIMEOUT", "ERR_JWKS_INVALID", "ERR_JOSE_GENERIC"]; // not the token's fault
+const NO_KEYS = ["ERR_JWKS_TIMEOUT", "ERR_JWKS_INVALID", "ERR_JWKS_MULTIPLE_MATCHING_KEYS", "ERR_JOSE_GENERIC"]; // not the token's fault
 const isPlain = (value: unknown, max: number): value is string =>
   typeof value === "string" && value !== "" && value.length <= max && value.isWellFormed() && !/\p{Cc}/u.test(value);
 
@@ -577,14 +578,16 @@ export async function verifiedClaims(token: string, config: Config, keys: JWTVer
     const atFault = error instanceof errors.JOSEError && !NO_KEYS.includes(error.code);
     throw atFault ? new BadToken("claim" in error ? String(error.claim) : error.code) : error;
   });
-  const { sub, exp = 0, cnf, email, scope } = payload;
+  const { sub, exp = 0, cnf, email, scope: named = payload.scp ?? "" } = payload; // some services say scp, or give a list
+  const scope = Array.isArray(named) ? named.join(" ") : named;
   const secondsLeft = exp - Date.now() / 1000;
   if (secondsLeft <= 0) throw new BadToken("exp"); // one that is over, or never says when: no tolerance on this side
   if (secondsLeft > 366 * 24 * 3600) throw new BadToken("exp"); // one whose exp is in milliseconds, good for ages
   if (!isPlain(sub, 255)) throw new BadToken("sub"); // nobody, or a name that a database takes for another
   if (typeof typ !== "string" || !/^((application\/)?at\+)?jwt$/i.test(typ)) throw new BadToken("typ"); // a logout token: RFC 8725, section 3.11
-  if (cnf !== undefined) throw new BadToken("cnf"); // one bound to a key that we don't ask for: RFC 9449, section 7.1
-  return { sub, email: isPlain(email, 320) ? email : null, scopes: typeof scope === "string" ? scope.split(" ") : [] };
+  if (cnf !== undefined) throw new BadToken("cnf"); // one bound to a key that we don't ask for: RFC 9449, section 7.2
+  if (typeof scope !== "string" || !/^[ !#-[\]-~]*$/.test(scope)) throw new BadToken("scope"); // limits that we can't read
+  return { sub, email: isPlain(email, 320) ? email : null, scopes: scope.split(" ").filter(Boolean) };
 }
 
 // ---- 7. Sessions -----------------------------------------------------------------------------------------------------
@@ -684,7 +687,7 @@ export async function callTool(app: App, name: string, args: Record<string, unkn
     if (!isOpen && !keys.check("session", session)) {
       throw new Refusal("session", "No valid session. Call begin_session, then repeat this call with the new session key.");
     }
-    const visit: Visit = { ...app, person, keys, ask: elicitation ? ask : undefined };
+    const visit: Visit = { ...app, person, keys, ask: elicitation && (elicitation.form || !elicitation.url) ? ask : undefined };
     const result = await withDeadline(TOOL_MS - (performance.now() - arrived), tool.call(isOpen ? args : others, visit));
     const structuredContent = { ...result, reminder: REMINDERS[name.split("_")[0]!] ?? "What this says holds for this chat." };
     const content = [{ type: "text" as const, text: JSON.stringify(structuredContent) }];
@@ -739,6 +742,7 @@ export function createApp(app: App, mockAuth?: Mounted): (request: Request) => P
   });
   const { scopes } = config;
   const secondsToWait = rateLimit(config.callsPerMinute);
+  let ping: Promise<void> | undefined;
   const metadata = { // RFC 9728, section 2
     resource: config.resourceUrl, authorization_servers: [config.issuer], bearer_methods_supported: ["header"],
     resource_name: "Reading Room", ...(scopes.length > 0 && { scopes_supported: scopes }),
@@ -807,7 +811,7 @@ export function createApp(app: App, mockAuth?: Mounted): (request: Request) => P
     if (typeof parsedBody !== "object" || parsedBody === null) return answer(400, "the body is not a JSON-RPC message");
     if (Array.isArray(parsedBody)) return answer(400, "one message a request: batches are not served");
     const { method, params } = parsedBody as { method?: unknown; params?: { name?: unknown } };
-    const refused = method === "tools/call" ? mayNot(person, String(params?.name)) : undefined;
+    const refused = method === "tools/call" ? mayNot(person, typeof params?.name === "string" ? params.name : "") : undefined;
     if (refused) return refused;
     return handler.fetch(request, { parsedBody, authInfo: { token: "", clientId: "", scopes: [], extra: { person, arrived } } });
   }
@@ -816,7 +820,8 @@ export function createApp(app: App, mockAuth?: Mounted): (request: Request) => P
     const arrived = performance.now();
     const path = URL.parse(request.url, "http://localhost")?.pathname ?? "";
     if (path === "/healthz") {
-      return store.ping().then(() => Response.json({ status: "ok" }), () => Response.json({ status: "unavailable" }, { status: 503 }));
+      ping ??= store.ping().finally(() => { ping = undefined; }); // one for all who ask at once
+      return ping.then(() => Response.json({ status: "ok" }), () => Response.json({ status: "unavailable" }, { status: 503 }));
     }
     // A page elsewhere can give its own name our address (DNS rebinding) and make a browser call us: so the name must be ours.
     const ours = (name = "") => isLoopback(name) || name.toLowerCase() === config.resourceHost;

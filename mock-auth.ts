@@ -67,7 +67,7 @@ export async function mockAuth(options: MockAuthOptions): Promise<Handler> {
   const { pathname, origin } = new URL(issuer);
   const base = pathname.replace(/\/$/, "");
   const passphrase = options.passphrase ?? randomBytes(8).toString("hex").replace(/(.{4})(?=.)/g, "$1-");
-  const scopes = [...(options.scopes ?? []), ...Object.keys(CHOICES), "offline_access"];
+  const scopes = [...new Set([...(options.scopes ?? []), ...Object.keys(CHOICES), "offline_access"])];
   if (tunnel) console.error(`mock-auth: RESOURCE_URL is public, so signing in takes this passphrase:  ${passphrase}`);
 
   // A restart signs nobody out: registrations and refresh tokens carry what they mean, sealed with the signing key's
@@ -79,7 +79,7 @@ export async function mockAuth(options: MockAuthOptions): Promise<Handler> {
   const codes = new Map<string, Grant & { sub: string; expires: number; family: string; used: boolean }>();
   const spent = new Map<string, number>(); // family of refresh tokens: the newest generation that was used; Infinity: revoked
   const recentNames: string[] = [];
-  let wrongTries = 0;
+  let [wrongTries, waiting] = [0, 0];
 
   // ---- 1. GET /.well-known/oauth-authorization-server (RFC 8414; OpenID Connect Discovery) ----
   const metadata = {
@@ -113,8 +113,8 @@ export async function mockAuth(options: MockAuthOptions): Promise<Handler> {
     if (!asked.success) throw new Refused("invalid_client_metadata", "the body is a JSON object with redirect_uris, a list");
     const redirect_uris = usable(asked.data.redirect_uris);
     if (redirect_uris.length === 0) throw new Refused("invalid_redirect_uri", "none of redirect_uris can be used");
-    const client_name = asked.data.client_name || "An app without a name";
-    const client_id = await seal("client", { name: client_name, redirectUris: redirect_uris }, 10 * 365 * 24 * 3600);
+    const client_name = asked.data.client_name?.replace(/\p{C}/gu, "") || "An app without a name"; // nothing that turns the text around
+    const client_id = await seal("client", { name: client_name, redirectUris: redirect_uris, jti: crypto.randomUUID() }, 10 * 365 * 24 * 3600);
     const granted = { client_id, client_id_issued_at: Math.floor(Date.now() / 1000), client_name, redirect_uris,
       token_endpoint_auth_method: "none", grant_types: metadata.grant_types_supported, response_types: ["code"] };
     return Response.json(granted, { status: 201, headers: { "Cache-Control": "no-store" } });
@@ -130,7 +130,7 @@ export async function mockAuth(options: MockAuthOptions): Promise<Handler> {
     const mayFetch = url && !url.hash && !url.username && !url.password && url.pathname !== "/" && url.href === id &&
       (url.protocol === "https:" || (!tunnel && isLoopback(url.hostname)));
     if (!mayFetch) throw new Refused("invalid_client", "client_id is not the https URL of a document");
-    const text = await fetchDocument(url, tunnel).catch(() => undefined);
+    const text = await fetchDocument(url, tunnel).catch((error) => (error instanceof Refused ? Promise.reject(error) : undefined));
     // Without internet the document can't be had. On a desk, an app that calls back to this machine may go on, unchecked.
     if (text === undefined) {
       if (tunnel || !isLoopback(URL.parse(redirectUri)?.hostname ?? "")) throw new Refused("invalid_client", "the document that client_id names can't be fetched");
@@ -173,9 +173,8 @@ export async function mockAuth(options: MockAuthOptions): Promise<Handler> {
 
   /** Back to the app. `iss` (RFC 9207) tells it which of its sign-in services is speaking. */
   function sendBack(redirectUri: string, answer: Record<string, string | undefined>): Response {
-    const url = new URL(redirectUri);
-    for (const [name, value] of Object.entries({ ...answer, iss: issuer })) if (value !== undefined) url.searchParams.set(name, value);
-    return new Response(null, { status: 303, headers: { Location: url.href, ...PRIVATE } });
+    const query = new URLSearchParams(Object.entries({ ...answer, iss: issuer }).filter((pair): pair is [string, string] => pair[1] !== undefined));
+    return new Response(null, { status: 303, headers: { Location: `${redirectUri}${redirectUri.includes("?") ? "&" : "?"}${query}`, ...PRIVATE } });
   }
 
   // The form carries a ticket: what was checked, sealed and tied to a cookie of this browser. Another site can neither make
@@ -221,7 +220,10 @@ export async function mockAuth(options: MockAuthOptions): Promise<Handler> {
       wrongTries = 0;
       return true;
     }
+    if (waiting >= 8) throw new Refused("temporarily_unavailable", "too many wrong passphrases at once: wait a little", 429);
+    waiting++;
     await Bun.sleep(Math.max(0, Math.min(++wrongTries - 2, 10)) * 1000);
+    waiting--;
     return false;
   }
 
@@ -253,20 +255,22 @@ export async function mockAuth(options: MockAuthOptions): Promise<Handler> {
       const old = await unseal<Refresh>("refresh", need("refresh_token"));
       const last = spent.get(old?.family ?? "") ?? -1;
       // Rotation with a grace: the one before stays good until its successor is first used, since hosts refresh in parallel
-      // and an answer can be lost. (A bigger service keeps `spent` in its database; ours forgets it at a restart.)
-      if (!old || old.clientId !== clientId || last > old.generation) throw new Refused("invalid_grant", "this refresh token is not good, or no longer");
+      // and an answer can be lost. For the same reason a dead one is refused, and no more: RFC 9700, section 4.14.2, would end
+      // the whole family. (A bigger service does, and keeps `spent` in its database; ours forgets it at a restart.)
+      if (!old || old.clientId !== clientId || old.resource !== resourceUrl || last > old.generation) throw new Refused("invalid_grant", "this refresh token is not good, or no longer");
       const wanted = get("scope")?.split(" ") ?? old.scope.split(" ");
-      if (!wanted.every((scope) => old.scope.split(" ").includes(scope))) throw new Refused("invalid_scope", "more than the person allowed");
+      const mayDo = wanted.some((scope) => Object.hasOwn(CHOICES, scope)); // never none: that would allow all
+      if (!mayDo || !wanted.every((scope) => old.scope.split(" ").includes(scope))) throw new Refused("invalid_scope", "more than the person allowed");
       spent.set(old.family, old.generation);
       return tokens({ ...old, generation: old.generation + 1 }, wanted.join(" "));
     }
     throw new Refused("unsupported_grant_type", "grant_type takes authorization_code or refresh_token");
   }
 
-  interface Refresh { family: string; generation: number; clientId: string; sub: string; scope: string }
+  interface Refresh { family: string; generation: number; clientId: string; sub: string; scope: string; resource?: string }
   async function tokens({ family, generation, clientId, sub, scope }: Refresh, granted = scope): Promise<Response> {
     const access_token = await sign({ sub, aud: resourceUrl, client_id: clientId, ...(granted && { scope: granted }) }, lifetime);
-    const refresh_token = await seal("refresh", { family, generation, clientId, sub, scope, jti: crypto.randomUUID() }, REFRESH_SECONDS);
+    const refresh_token = await seal("refresh", { family, generation, clientId, sub, scope, resource: resourceUrl, jti: crypto.randomUUID() }, REFRESH_SECONDS);
     return Response.json({ access_token, token_type: "Bearer", expires_in: lifetime, refresh_token, scope: granted }, { headers: PRIVATE });
   }
   /** RFC 9068, section 2: the type keeps other JWTs of this issuer from passing for an access token. */
@@ -276,7 +280,7 @@ export async function mockAuth(options: MockAuthOptions): Promise<Handler> {
       .setProtectedHeader({ alg: "RS256", typ: "at+jwt", kid: key.published.kid! }).sign(key.private);
   }
 
-  // ---- 7. GET /token: no CORS, so a page elsewhere can make a browser ask but never read ----
+  // ---- 7. GET /token: no CORS and no sniffing, so a page elsewhere can make a browser ask but never read ----
   async function mint(asked: URLSearchParams): Promise<Response> {
     const get = single(asked);
     const [sub, aud, ttl] = [get("sub") ?? "", get("aud") ?? "", get("ttl") ?? "3600"];
@@ -306,6 +310,10 @@ export async function mockAuth(options: MockAuthOptions): Promise<Handler> {
     const url = URL.parse(request.url);
     const route = url && Object.hasOwn(routes, url.pathname) ? routes[url.pathname] : undefined;
     if (!url || !route) return undefined;
+    // A tunnel that hides behind a local Host would let strangers in without the passphrase.
+    if (!tunnel && (request.headers.has("forwarded") || request.headers.has("x-forwarded-host"))) {
+      return Response.json({ error: "access_denied", error_description: "this desk is reached through a tunnel: start it with RESOURCE_URL" }, { status: 403 });
+    }
     const method = request.method === "HEAD" ? "GET" : request.method;
     const isPage = url.pathname === `${base}/authorize`;
     const isMint = url.pathname === `${base}/token` && method === "GET";
@@ -320,7 +328,7 @@ export async function mockAuth(options: MockAuthOptions): Promise<Handler> {
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       response = isPage ? new Response(errorHtml(error.message), { status: error.status, headers: HTML })
-        : Response.json({ error: error.error, error_description: error.message }, { status: error.status, headers: PRIVATE });
+        : Response.json({ error: error.error, error_description: error.message }, { status: error.status, headers: { ...PRIVATE, ...(error.status === 401 && { "WWW-Authenticate": "Basic" }) } });
     }
     for (const [name, value] of Object.entries(cors)) response.headers.set(name, value);
     return response;
@@ -329,10 +337,12 @@ export async function mockAuth(options: MockAuthOptions): Promise<Handler> {
 
 // ---- What the sections share ----
 
-const PRIVATE = { "Cache-Control": "no-store", Pragma: "no-cache", "Referrer-Policy": "no-referrer" };
+// A token is valid JavaScript, and without the last two a page elsewhere could load it as a script and read it.
+const PRIVATE = { "Cache-Control": "no-store", Pragma: "no-cache", "Referrer-Policy": "no-referrer",
+  "X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin" };
 // No form-action: Chromium would hold the redirects after Allow to it, and with them the way back to the app.
 const HTML = {
-  ...PRIVATE, "Content-Type": "text/html; charset=utf-8", "X-Content-Type-Options": "nosniff",
+  ...PRIVATE, "Content-Type": "text/html; charset=utf-8",
   "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'", "X-Frame-Options": "DENY",
 };
 function fail(error: string, problem: string): never {
@@ -347,7 +357,9 @@ const single = (params: URLSearchParams) => (name: string): string | undefined =
 async function formOf(request: Request): Promise<URLSearchParams> {
   const type = request.headers.get("content-type")?.split(";")[0]?.trim().toLowerCase();
   if (type !== "application/x-www-form-urlencoded") fail("invalid_request", "the body is application/x-www-form-urlencoded");
-  return new URLSearchParams(await request.text());
+  const body = await request.text();
+  if (body.length > 16_384) fail("invalid_request", "the body is too long");
+  return new URLSearchParams(body);
 }
 
 /** https; http to this machine; or an app's own scheme (cursor://…). Never one that runs or reads something here. */
@@ -356,7 +368,7 @@ function isRedirect(uri: string): boolean {
   if (!url || uri.length > 2000 || /[\s\\]/.test(uri) || uri.includes("#") || url.username || url.password) return false;
   if (url.protocol === "https:") return true;
   if (url.protocol === "http:") return isLoopback(url.hostname);
-  return /^[a-z][a-z0-9+.-]*:\/\/./i.test(uri) && !/^(javascript|data|file|vbscript|blob|about|view-source|filesystem|wss?|ftp):/i.test(uri);
+  return /^[a-z][a-z0-9+.-]*:\/./i.test(uri) && !/^(javascript|data|file|vbscript|blob|about|view-source|filesystem|wss?|ftp|smb|jar|chrome|intent|mailto|tel|sms|search(-ms)?|ms-[\w-]+):/i.test(uri);
 }
 /** Exactly the same, but for the port of a redirect to this machine, which an app picks as it goes (RFC 8252, section 7.3). */
 function sameRedirect(known: string, asked: string): boolean {
@@ -387,10 +399,14 @@ function fetchDocument(url: URL, publicOnly: boolean): Promise<string> {
   return new Promise((resolve, reject) => {
     const get = url.protocol === "https:" ? https.get : http.get;
     const request = get(url, { lookup: guarded, headers: { accept: "application/json" }, signal: AbortSignal.timeout(3_000) }, (response) => {
-      if (response.statusCode !== 200) return request.destroy(new Error(`status ${response.statusCode}`));
+      const status = response.statusCode ?? 0;
+      if (status !== 200) {
+        reject(status >= 500 ? new Error("not now") : new Refused("invalid_client", `the document that client_id names answers ${status}`));
+        return void request.destroy();
+      }
       const chunks: Buffer[] = [];
       let size = 0;
-      response.on("data", (chunk: Buffer) => ((size += chunk.length) > 65_536 ? (reject(new Error("too large")), request.destroy()) : chunks.push(chunk)));
+      response.on("data", (chunk: Buffer) => ((size += chunk.length) > 65_536 ? (reject(new Refused("invalid_client", "the document that client_id names is too large")), request.destroy()) : chunks.push(chunk)));
       response.on("end", () => resolve(Buffer.concat(chunks).toString("utf8")));
       response.on("error", reject);
     });
@@ -446,6 +462,7 @@ function consentHtml(page: { client: Client; grant: Grant; ticket: string; probl
   ${client.unchecked ? `<p class="note">This app could not be checked: its own page, ${html(client.id)}, can't be reached from here. Go on only if you started it yourself.</p>` : ""}
   ${problem ? `<p class="note" role="alert">${html(problem)}</p>` : ""}
   <dl>
+    ${/^https?:/.test(client.id) && !client.unchecked ? `<dt>It comes from</dt><dd>${html(new URL(client.id).host)}</dd>` : ""}
     <dt>It asks for</dt><dd>your shelf at ${html(resourceUrl)}</dd>
     <dt>Then you go to</dt><dd>${html(/^https?:$/.test(target.protocol) ? target.host : `${target.protocol}//${target.host}`)}${isLoopback(target.hostname) ? " (an app on this machine)" : ""}</dd>
   </dl>

@@ -1,6 +1,7 @@
 // What the tests share: a sign-in service with keys of their own, a gateway in this process or in one of its own, and a
 // real PostgreSQL server. Nothing of ours is mocked: requests go in through the front.
 
+import { Database } from "bun:sqlite";
 import { rmSync } from "node:fs";
 import { chmod, chown, cp, mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -9,7 +10,7 @@ import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { createServer } from "node:net";
 import { exportJWK, generateKeyPair, SignJWT, type CryptoKey, type JWTPayload } from "jose";
 import postgres from "postgres";
-import { createApp, type LogLine, loadArticles, merge, type Patch, readConfig, type Store, sqliteStore } from "../main.ts";
+import { type Article, createApp, type LogLine, loadArticles, merge, type Patch, postgresStore, readConfig, type Store, sqliteStore } from "../main.ts";
 
 export const ROOT = join(import.meta.dir, "..");
 export const RESOURCE = "http://localhost:8000/mcp";
@@ -43,11 +44,11 @@ export const save = async (store: Store, personId: string, patch: Patch) =>
 export interface ToolResult { isError?: boolean; structuredContent?: Record<string, any>; content: { type: string; text: string }[] }
 
 /** The whole server, without a port: `send` a request, or `call` a tool as a person. Lines that it logs are in `log`. */
-export async function desk(options: { env?: Record<string, string>; store?: Store; keys?: (request: Request) => Promise<Response | undefined> } = {}) {
+export async function desk(options: { env?: Record<string, string>; store?: Store; articles?: Article[]; keys?: (request: Request) => Promise<Response | undefined> } = {}) {
   const config = readConfig({ SESSION_SIGNING_SECRET: "s".repeat(43), ...options.env });
   const log: LogLine[] = [];
   const store = options.store ?? (await sqliteStore(":memory:"));
-  const app = createApp({ config, store, articles, log: (line) => log.push(line) }, options.keys ?? keyServer());
+  const app = createApp({ config, store, articles: options.articles ?? articles, log: (line) => log.push(line) }, options.keys ?? keyServer());
 
   const send = (path: string, init: RequestInit = {}) =>
     app(new Request(`http://localhost:8000${path}`, { ...init, headers: { host: "localhost:8000", ...(init.headers as Record<string, string>) } }));
@@ -65,6 +66,21 @@ export async function desk(options: { env?: Record<string, string>; store?: Stor
     const json = text.match(/^data: ([^\n]*)$/m)?.[1] ?? text; // the 2025 era answers as an event stream
     return { status: response.status, headers: response.headers, body: JSON.parse(json) };
   };
+  /** A tool call of revision 2026-07-28: no handshake, and what the client can do is said in the request itself. */
+  const modern = async (name: string, params: object, token: string, clientCapabilities: object = {}, headers: Record<string, string> = {}) => {
+    const response = await send("/mcp", {
+      method: "POST",
+      headers: {
+        "content-type": "application/json", accept: "application/json, text/event-stream", authorization: `Bearer ${token}`,
+        "mcp-protocol-version": "2026-07-28", "mcp-method": "tools/call", "mcp-name": name, ...headers,
+      },
+      body: JSON.stringify({ jsonrpc: "2.0", id: 1, method: "tools/call", params: { name, ...params, _meta: {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientInfo": { name: "test", version: "1" },
+        "io.modelcontextprotocol/clientCapabilities": clientCapabilities,
+      } } }),
+    });
+    return { status: response.status, headers: response.headers, body: (await response.json()) as any };
+  };
   const call = async (name: string, args: object, token: string): Promise<ToolResult> => {
     const { body } = await rpc("tools/call", { name, arguments: args }, token);
     if (body.error) throw new Error(JSON.stringify(body.error));
@@ -76,7 +92,7 @@ export async function desk(options: { env?: Record<string, string>; store?: Stor
     const session = (await call("begin_session", {}, token)).structuredContent!.session as string;
     return { token, session, use: (name: string, args: object = {}) => call(name, { session, ...args }, token) };
   };
-  return { app, config, store, log, send, rpc, call, enter };
+  return { app, config, store, log, send, rpc, modern, call, enter };
 }
 
 // ---- A gateway in a process of its own ----
@@ -196,6 +212,26 @@ export async function postgresServer(): Promise<PostgresServer> {
       return admin.replace(/postgres$/, database);
     },
   };
+}
+
+// ---- A database, seen from outside ----
+
+/** A database of its own: opened for a gateway by `url` or `store`, and looked into past it by `rows`. */
+export interface Place { kind: Store["kind"]; url: string; store(): Promise<Store>; rows<Row>(sql: string): Promise<Row[]>; close(): Promise<void> }
+
+export async function sqlitePlace(): Promise<Place> {
+  const path = join(await scratch(), "room.sqlite");
+  await (await sqliteStore(path)).close(); // the tables are there
+  const db = new Database(path);
+  db.run("pragma foreign_keys = on; pragma busy_timeout = 2000");
+  return { kind: "sqlite", url: `sqlite:${path}`, store: () => sqliteStore(path), rows: async <Row>(sql: string) => db.query(sql).all() as Row[], close: async () => db.close() };
+}
+
+export async function postgresPlace(server: PostgresServer): Promise<Place> {
+  const url = await server.database();
+  await (await postgresStore(url)).close();
+  const sql = postgres(url, { max: 1, onnotice: () => {} });
+  return { kind: "postgres", url, store: () => postgresStore(url), rows: async <Row>(text: string) => [...(await sql.unsafe(text))] as unknown as Row[], close: () => sql.end() };
 }
 
 /** A folder that is gone when the process is. */
