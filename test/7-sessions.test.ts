@@ -1,7 +1,7 @@
 // Section 7: the short key, and the gate that every call of every tool passes.
 
 import { afterEach, expect, setSystemTime, test } from "bun:test";
-import { callTool, readConfig, Refusal, sqliteStore, tools } from "../main.ts";
+import { callTool, keysFor, readConfig, Refusal, sqliteStore, tools } from "../main.ts";
 import { desk, ISSUER, mint, type ToolResult } from "./support.ts";
 
 afterEach(() => void setSystemTime());
@@ -149,6 +149,14 @@ test("a gateway that trusts another issuer does not take its reader of the same 
   const other = await desk({ env: { AUTH_ISSUER: "http://localhost:8000/other", AUTH_JWKS_URL: `${ISSUER}/jwks.json` } });
   const token = await mint({ sub: "reader-A", iss: other.config.issuer });
   expect(await other.call("user_get_state", { session }, token)).toEqual(refusedAtTheGate);
+});
+
+test("a key made for one purpose, or about one thing, is no key for another", () => {
+  const keys = keysFor(SECRET, READER);
+  const key = keys.make("forget", 300, "as it is now");
+  expect(keys.check("forget", key, "as it is now")).toBe(true);
+  expect(keys.check("session", key, "as it is now")).toBe(false);
+  expect(keys.check("forget", key, "as it was")).toBe(false);
 });
 
 // ---- The gate ----
