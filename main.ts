@@ -19,6 +19,7 @@
 // Copying this for an app of your own? `grep YOURS main.ts` is the tour.
 
 import { Database } from "bun:sqlite";
+import { isUtf8 } from "node:buffer";
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import net from "node:net";
 import * as mcp from "@modelcontextprotocol/server";
@@ -40,11 +41,11 @@ const EXAMPLE_SECRET = "replace-me-with-the-output-of-openssl-rand"; // .env.exa
 export type Config = ReturnType<typeof readConfig>;
 /** @throws StartError naming the variable, what it takes and what it got. */
 export function readConfig(env: Record<string, string | undefined>) {
-  const host = env.HOST || "127.0.0.1";
+  const host = env.HOST || "127.0.0.1"; // here and below, HOST= is as good as unset
   const desk = isLoopback(host) && env.NODE_ENV !== "production";
   const tunnel = !isLoopback(URL.parse(env.RESOURCE_URL || "http://localhost")?.hostname ?? "");
   const take = (name: string, takes: string, fits: (value: string) => boolean, otherwise?: string) => {
-    const value = env[name] || otherwise; // PORT= is as good as unset
+    const value = env[name] || otherwise;
     if (value !== undefined && fits(value)) return value;
     const got = !env[name] ? "nothing" : /SECRET|DATABASE/.test(name) ? "something else" : JSON.stringify(env[name].replace(/\/\/.*@/, "//…@"));
     throw new StartError(`Cannot start: ${name} takes ${takes} (got ${got}).`);
@@ -65,7 +66,7 @@ export function readConfig(env: Record<string, string | undefined>) {
     (value) => isUrl(value) && value === `${new URL(value).origin}/mcp`, onDesk(`http://localhost:${port}/mcp`));
   const { origin, hostname } = new URL(resourceUrl);
   const mockAuth = desk && !env.AUTH_ISSUER && !env.AUTH_JWKS_URL;
-  const mock = (path: string) => (mockAuth ? `${origin}/mock-auth${path}` : undefined);
+  const onMock = (path: string) => (mockAuth ? `${origin}/mock-auth${path}` : undefined);
   return {
     host: host.replace(/^\[|\]$/g, ""), // the address to listen on
     port,
@@ -75,8 +76,8 @@ export function readConfig(env: Record<string, string | undefined>) {
     metadataUrl: `${origin}/.well-known/oauth-protected-resource/mcp`, // RFC 9728, section 3.1
     authDisabled: disabled === "1", // no sign-in: every caller is local-demo
     mockAuth, // mock-auth.ts signs people in; otherwise the service we trust, and where it publishes its keys:
-    issuer: take("AUTH_ISSUER", "the https URL of a sign-in service", isUrl, mock("")),
-    jwksUrl: take("AUTH_JWKS_URL", "the https URL of its keys", isUrl, mock("/jwks.json")),
+    issuer: take("AUTH_ISSUER", "the https URL of a sign-in service", isUrl, onMock("")),
+    jwksUrl: take("AUTH_JWKS_URL", "the https URL of its keys", isUrl, onMock("/jwks.json")),
     scopes: take("AUTH_SCOPES", "scopes separated by spaces", (value) => /^[ !#-[\]-~]+$/.test(value), " ").split(" ").filter(Boolean),
     databaseUrl: take("DATABASE_URL", "postgres://…, postgresql://…, sqlite:PATH or sqlite::memory:",
       (value) => /^sqlite:./.test(value) || (/^postgres(ql)?:\/\//.test(value) && URL.canParse(value)), onDesk("sqlite:reading-room.sqlite")),
@@ -101,7 +102,7 @@ export type State = z.infer<typeof State>;
 /** Only what is named changes; null removes. */
 export interface Patch { reading?: State["reading"] | undefined; shelf?: Record<string, string | null> | undefined }
 const SHELF_LIMIT = 200; // saved articles a person
-const UNDO_REACH = 100; // actions: what can be listed can be undone
+const UNDO_REACH = 100; // how many changes that still stand an undo looks back over
 
 /** @throws StartError naming the file and the entry that is wrong. */
 export async function loadArticles(path: string): Promise<Article[]> {
@@ -127,28 +128,31 @@ export function searchArticles(articles: Article[], query: string) {
     .map(({ id, title, topic, body }) => ({ id, title, topic, excerpt: body.split(/(?<=[.!?])\s+/).reduce(better) }));
 }
 
-/** The state after a patch, what it really changed, and the patch that takes that back. */
-export function merge(state: State, patch: Patch): Change {
-  const shelf = new Map(Object.entries(state.shelf));
-  const moved = Object.entries(patch.shelf ?? {}).filter(([id, position]) => position !== (shelf.get(id) ?? null));
-  const before = moved.map(([id]): [string, string | null] => [id, shelf.get(id) ?? null]);
-  for (const [id, position] of moved) position === null ? shelf.delete(id) : shelf.set(id, position);
-  if (shelf.size > SHELF_LIMIT) throw new Refusal("shelf", `shelf takes at most ${SHELF_LIMIT} saved articles; null removes one.`);
-  const opened = patch.reading !== undefined && !Bun.deepEquals(patch.reading, state.reading);
-  const part = (reading: State["reading"] | undefined, places: [string, string | null][]): Patch =>
-    ({ ...(opened && { reading }), ...(places.length > 0 && { shelf: Object.fromEntries(places) }) });
-  const reading = opened ? patch.reading ?? null : state.reading;
-  return { state: { reading, shelf: Object.fromEntries(shelf) }, change: part(patch.reading, moved), inverse: part(state.reading, before) };
+/** The patch that leads from one state to another. */
+function difference(from: State, to: State): Patch {
+  const at = ({ shelf }: State, id: string) => (Object.hasOwn(shelf, id) ? shelf[id]! : null);
+  const moved = Object.keys({ ...to.shelf, ...from.shelf }).filter((id) => at(from, id) !== at(to, id));
+  return {
+    ...(!Bun.deepEquals(from.reading, to.reading) && { reading: to.reading }),
+    ...(moved.length > 0 && { shelf: Object.fromEntries(moved.map((id) => [id, at(to, id)])) }),
+  };
 }
+/** The state after a patch, what that really changed, and the patch that takes it back. */
+export function merge(state: State, { reading = state.reading, shelf = {} }: Patch): Change {
+  const kept = Object.entries({ ...state.shelf, ...shelf }).filter((entry): entry is [string, string] => entry[1] !== null);
+  if (kept.length > SHELF_LIMIT) throw new Refusal("shelf", `shelf takes at most ${SHELF_LIMIT} saved articles; null removes one.`);
+  const next = { reading, shelf: Object.fromEntries(kept) };
+  return { state: next, change: difference(state, next), inverse: difference(next, state) };
+}
+/** What a patch is about: "reading", and "shelf a1" for each article. */
 const touched = ({ reading, shelf }: Patch) => [...(reading === undefined ? [] : ["reading"]), ...Object.keys(shelf ?? {}).map((id) => `shelf ${id}`)];
 
-/** Takes an action back: the one named, or the newest that still stands. `past` is newest first. */
+/** Takes an action back: the one named, or the newest. `past` is what still stands, newest first. */
 function undo(state: State, past: Action[], actionId?: string): Change {
-  const standing = past.filter(({ undone, tool }) => !undone && tool !== "user_undo");
-  const target = standing.findIndex(({ id }) => id === (actionId ?? id));
+  const target = past.findIndex(({ id }) => id === (actionId ?? id));
   if (target < 0) throw new Refusal("action", "There is no such action to undo; user_list_actions lists what can be undone.");
-  const { id, change, inverse } = standing[target]!;
-  const since = standing.slice(0, target).flatMap((later) => touched(later.change));
+  const { id, change, inverse } = past[target]!;
+  const since = past.slice(0, target).flatMap((later) => touched(later.change));
   if (!touched(change).some((key) => since.includes(key))) return { ...merge(state, inverse), undoes: id };
   throw new Refusal("overlap", "That can't be undone by itself: a later save changed the same thing. Undo the later one first.");
 }
@@ -210,7 +214,7 @@ const brief = { id: z.string(), title: z.string(), topic: z.string() };
 
 export const tools = {
   begin_session: tool({
-    title: "Open the reading room", annotations: READS, // a first visit is noted, as a log would; the shelf is untouched
+    title: "Open the reading room", annotations: READS, // counts as reading: a first visit is noted, the shelf is untouched
     description: "Opens a visit. Returns the session key that the other tools need (it lasts 60 minutes), the house rules, the librarian's persona, and the reader's saved state.",
     input: {}, output: { session: z.string(), expires_in_seconds: z.number(), rules: z.string(), persona: z.string(), state: State },
     run: async (_, { person, store, keys }) => {
@@ -307,6 +311,7 @@ export const tools = {
       const purpose = ask ? "forget, asked" : "forget";
       const fresh = keys.make(purpose, 300, mark);
       const code = ask ? ask(message, fresh) : confirm;
+      if (typeof code === "object") return code;
       if (code === undefined) return { confirm: fresh, message: `${message} Please ask the reader first.` };
       const { forgotten } = await store.forget(person.id, (now) => keys.check(purpose, code, now));
       if (forgotten) return { forgotten };
@@ -340,12 +345,12 @@ export interface Store {
   welcome(personId: string, email: string | null): Promise<{ memberSince: string; state: State }>;
   /** What this person saved; an empty state if nothing. */
   readState(personId: string): Promise<State>;
-  /** Changes what `decide` makes of the state and its last `reach` actions, newest first, and keeps the receipt, in one step: of
-   *  two changes at once both survive, and what throws or changes nothing leaves no trace. */
+  /** Changes the state to what `decide` makes of it and keeps the receipt, in one transaction: of two changes at once both
+   *  survive; what throws, or changes nothing, leaves no trace. `past`: the last `reach` changes that still stand, newest first. */
   change(personId: string, tool: string, decide: (state: State, past: Action[]) => Change, reach?: number): Promise<Change>;
   /** Newest first. */
   listActions(personId: string, limit: number): Promise<Action[]>;
-  /** Erases the person if `agreed` says so to the mark of what there is: any change alters it. Tells what there is, or was. */
+  /** Erases the person if `agreed` says so to the mark of what there is, which any change alters. Returns what there is, or was. */
   forget(personId: string, agreed: (mark: string) => boolean): Promise<{ saved: number; actions: number; mark: string; forgotten: boolean }>;
   ping(): Promise<void>;
   close(): Promise<void>;
@@ -450,7 +455,7 @@ export async function postgresStore(databaseUrl: string): Promise<Store> {
       void line.sql.end({ timeout: 0 });
       reject(new Error("connection lost"));
     };
-    let knocked = false; // a second knock would be postgres.js starting over
+    let knocked = false; // postgres.js reconnects by itself: a second time would put the rest of a transaction outside it
     const socket = () => new Promise<net.Socket>((resolve, reject) => {
       if (knocked) return reject(new Error("connection lost"));
       knocked = true;
@@ -490,7 +495,7 @@ export async function postgresStore(databaseUrl: string): Promise<Store> {
     }
   };
   /** A transaction. Not sql.begin: when the connection is lost in it, postgres.js 3.4.9 throws where nobody can catch it. */
-  const inOne = <T>(work: (sql: postgres.Sql) => Promise<T>, ms = STORE_MS) => run(async (sql) => {
+  const inTransaction = <T>(work: (sql: postgres.Sql) => Promise<T>, ms = STORE_MS) => run(async (sql) => {
     await sql.unsafe(`begin; set local statement_timeout = ${ms}; set local idle_in_transaction_session_timeout = ${ms}`);
     try {
       const result = await work(sql);
@@ -501,7 +506,7 @@ export async function postgresStore(databaseUrl: string): Promise<Store> {
       throw error;
     }
   }, ms);
-  await inOne(async (sql) => {
+  await inTransaction(async (sql) => {
     await sql`select pg_advisory_xact_lock(724301)`; // two replicas may start at once on an empty database
     await sql`create table if not exists users (id text primary key, email text, created_at timestamptz not null default now())`;
     await sql`create table if not exists user_state (user_id text primary key references users (id) on delete cascade, state jsonb not null)`;
@@ -526,7 +531,7 @@ export async function postgresStore(databaseUrl: string): Promise<Store> {
       return { memberSince: user.created_at.toISOString(), state: await read(sql, id) };
     }),
     readState: (id) => run((sql) => read(sql, id)),
-    change: (id, tool, decide, reach = 0) => inOne(async (sql) => {
+    change: (id, tool, decide, reach = 0) => inTransaction(async (sql) => {
       await lock(sql, id);
       const next = decide(await read(sql, id), reach ? await list(sql, id, reach, false) : []);
       if (touched(next.change).length === 0) return next;
@@ -539,7 +544,7 @@ export async function postgresStore(databaseUrl: string): Promise<Store> {
       return next;
     }),
     listActions: (id, limit) => run((sql) => list(sql, id, limit)),
-    forget: (id, agreed) => inOne(async (sql) => {
+    forget: (id, agreed) => inTransaction(async (sql) => {
       await lock(sql, id);
       const [user] = await sql`select created_at::text from users where id = ${id}`;
       const [all] = await sql`select count(*)::int as count, max(seq) as last from actions where user_id = ${id}`;
@@ -555,7 +560,7 @@ export async function postgresStore(databaseUrl: string): Promise<Store> {
 
 // ---- 6. Sign-in check ------------------------------------------------------------------------------------------------
 // Another program signs people in; this one checks what they bring. The audience is the line people forget: without it,
-// a token made for any other server of the same sign-in service would open this one too.
+// a token made for any other server of the same sign-in service would open this one too. Each line says what it keeps out.
 
 /** The token is at fault: 401. `check` says which line refused it, for the log alone. */
 export class BadToken extends Error {
@@ -582,7 +587,7 @@ export async function verifiedClaims(token: string, config: Config, keys: JWTVer
   const scope = Array.isArray(named) ? named.join(" ") : named;
   const secondsLeft = exp - Date.now() / 1000;
   if (secondsLeft <= 0) throw new BadToken("exp"); // one that is over, or never says when: no tolerance on this side
-  if (secondsLeft > 366 * 24 * 3600) throw new BadToken("exp"); // one whose exp is in milliseconds, good for ages
+  if (secondsLeft > 366 * 24 * 3600) throw new BadToken("exp"); // one good for over a year, as with an exp in milliseconds
   if (!isPlain(sub, 255)) throw new BadToken("sub"); // nobody, or a name that a database takes for another
   if (typeof typ !== "string" || !/^((application\/)?at\+)?jwt$/i.test(typ)) throw new BadToken("typ"); // a logout token: RFC 8725, section 3.11
   if (cnf !== undefined) throw new BadToken("cnf"); // one bound to a key that we don't ask for: RFC 9449, section 7.2
@@ -592,7 +597,8 @@ export async function verifiedClaims(token: string, config: Config, keys: JWTVer
 
 // ---- 7. Sessions -----------------------------------------------------------------------------------------------------
 // The key that a model types into every call: 24 characters, because a JWT would cost it a hundred tokens each time.
-// Nothing is stored: it is a MAC over person and expiry, so it survives a redeploy and is worthless to anyone else.
+// Nothing is stored: it is a MAC over person and expiry, so it survives a redeploy and is worthless to anyone else. The
+// gate is here too, because the key is the first thing that it asks for.
 
 const SESSION_SECONDS = 3600;
 const TOOL_MS = 4_500; // from the request's arrival: whatever happens, an answer within five seconds
@@ -617,14 +623,16 @@ export function keysFor(secret: string, personId: string) {
 
 /** Who is here, proved by their token; `id` is ISSUER|SUB, because a sub is unique only within its issuer. */
 export interface Person { id: string; sub: string; email: string | null; scopes: string[] }
-/** What a tool may use. `ask`, where the host can put a question to the person, gives back `code` once they said yes. */
+/** What a tool may use. `ask` is there if the host can ask the person itself: it gives what makes the host ask and call
+ *  again, and in that second call `code`, if they said yes. */
 interface Visit extends Pick<App, "store" | "articles"> {
-  person: Person; keys: ReturnType<typeof keysFor>; ask: ((question: string, code: string) => string) | undefined;
+  person: Person; keys: ReturnType<typeof keysFor>;
+  ask: ((question: string, code: string) => string | mcp.InputRequiredResult) | undefined;
 }
 /** Makes an entry of the menu callable with whatever a model sent: unknown, until its schema has looked at it. */
 function tool<In extends z.ZodRawShape, Out extends z.ZodRawShape>({ input, output, run, ...entry }: {
   title: string; annotations: mcp.ToolAnnotations; description: string; input: In; output: Out;
-  run(args: z.output<z.ZodObject<In>>, visit: Visit): Promise<z.output<z.ZodObject<Out>>>;
+  run(args: z.output<z.ZodObject<In>>, visit: Visit): Promise<z.output<z.ZodObject<Out>> | mcp.InputRequiredResult>;
 }) {
   const schema: z.ZodObject<In> = z.strictObject(input);
   const call = async (args: object, visit: Visit): Promise<object> => {
@@ -648,25 +656,21 @@ export interface LogLine {
   at: string; ref: string; sub?: string; tool?: string; outcome: "ok" | "refused" | "failed"; why?: string; error?: string; ms?: number;
 }
 const newLine = () => ({ at: new Date().toISOString(), ref: randomBytes(4).toString("hex") });
+const toolNamed = (name: string) => (Object.hasOwn(tools, name) ? tools[name as keyof typeof tools] : undefined);
+const callLine = ({ sub }: Person, name: string) => ({ ...newLine(), sub, tool: toolNamed(name) ? name : "unknown" });
 /** What may be logged of an error: a message can hold a host, SQL or what somebody saved; name, code and place can't. */
 function nameOf(error: unknown): string {
   const { name, code, stack } = Object(error) as Partial<Error> & { code?: string };
   return [error instanceof Late ? "no answer in time" : name, code, stack?.match(/main\.ts:\d+/)?.[0]].filter(Boolean).join(" ");
 }
 
-/** Not an answer yet: the host asks the person, and calls again with what they said. */
-class Question extends Error {
-  constructor(message: string, readonly code: string) { super(message); }
-}
 const YES = z.object({ yes: z.boolean().meta({ title: "Yes, do it" }) });
 type Asked = Pick<mcp.ServerContext["mcpReq"], "envelope" | "inputResponses" | "requestState">;
-
-const toolNamed = (name: string) => (Object.hasOwn(tools, name) ? tools[name as keyof typeof tools] : undefined);
 
 /** The gate. Every call of every tool passes here, and here every failure becomes words that make the model stop. */
 export async function callTool(app: App, name: string, args: Record<string, unknown>, person: Person, arrived: number, request?: Asked) {
   const tool = toolNamed(name);
-  const line = { ...newLine(), sub: person.sub, tool: tool ? name : "unknown" };
+  const line = callLine(person, name);
   const log = (rest: Pick<LogLine, "outcome" | "why" | "error">) =>
     app.log({ ...line, ...rest, ms: Math.round((performance.now() - arrived) * 10) / 10 });
   if (!tool) {
@@ -676,7 +680,8 @@ export async function callTool(app: App, name: string, args: Record<string, unkn
   const say = (text: string): mcp.CallToolResult => ({ isError: true, content: [{ type: "text", text }] });
   const { elicitation } = (request?.envelope as Record<string, mcp.ClientCapabilities> | undefined)?.[mcp.CLIENT_CAPABILITIES_META_KEY] ?? {};
   const ask = (question: string, code: string) => {
-    if (request?.inputResponses === undefined) throw new Question(question, code);
+    const answer = mcp.inputRequired.elicit({ message: question, requestedSchema: YES });
+    if (request?.inputResponses === undefined) return mcp.inputRequired({ inputRequests: { answer }, requestState: code });
     if (mcp.acceptedContent(request.inputResponses, "answer", YES)?.yes) return String(request.requestState());
     throw new Refusal("declined", "The reader did not say yes, so nothing was done.");
   };
@@ -689,16 +694,15 @@ export async function callTool(app: App, name: string, args: Record<string, unkn
     }
     const visit: Visit = { ...app, person, keys, ask: elicitation && (elicitation.form || !elicitation.url) ? ask : undefined };
     const result = await withDeadline(TOOL_MS - (performance.now() - arrived), tool.call(isOpen ? args : others, visit));
+    if (mcp.isInputRequiredResult(result)) {
+      log({ outcome: "ok" });
+      return result;
+    }
     const structuredContent = { ...result, reminder: REMINDERS[name.split("_")[0]!] ?? "What this says holds for this chat." };
     const content = [{ type: "text" as const, text: JSON.stringify(structuredContent) }];
     log({ outcome: "ok" });
     return { structuredContent, content };
   } catch (error) {
-    if (error instanceof Question) {
-      log({ outcome: "ok" });
-      const answer = mcp.inputRequired.elicit({ message: error.message, requestedSchema: YES });
-      return mcp.inputRequired({ inputRequests: { answer }, requestState: error.code });
-    }
     if (error instanceof Refusal) {
       log({ outcome: "refused", why: error.why });
       return say(error.message);
@@ -785,9 +789,9 @@ export function createApp(app: App, mockAuth?: Mounted): (request: Request) => P
   }
 
   /** What a person may not do now, or not with this token, whichever tool it is. */
-  function mayNot(person: Person, name: string): Response | undefined {
+  function refusedCall(person: Person, name: string): Response | undefined {
     const tool = toolNamed(name);
-    const refuse = (why: string) => log({ ...newLine(), sub: person.sub, tool: tool ? name : "unknown", outcome: "refused", why });
+    const refuse = (why: string) => log({ ...callLine(person, name), outcome: "refused", why });
     const seconds = secondsToWait(person.id);
     if (seconds > 0) {
       refuse("rate");
@@ -807,11 +811,11 @@ export function createApp(app: App, mockAuth?: Mounted): (request: Request) => P
     if (request.method !== "POST") return answer(405, "method_not_allowed", { Allow: "POST, OPTIONS" });
     const body = await request.arrayBuffer();
     if (body.byteLength > BODY_BYTES) return answer(413, "the body is over 256 KiB");
-    const parsedBody = parseJson(body);
+    const parsedBody: unknown = isUtf8(body) && await new Response(body).json().catch(() => undefined);
     if (typeof parsedBody !== "object" || parsedBody === null) return answer(400, "the body is not a JSON-RPC message");
     if (Array.isArray(parsedBody)) return answer(400, "one message a request: batches are not served");
     const { method, params } = parsedBody as { method?: unknown; params?: { name?: unknown } };
-    const refused = method === "tools/call" ? mayNot(person, typeof params?.name === "string" ? params.name : "") : undefined;
+    const refused = method === "tools/call" ? refusedCall(person, typeof params?.name === "string" ? params.name : "") : undefined;
     if (refused) return refused;
     return handler.fetch(request, { parsedBody, authInfo: { token: "", clientId: "", scopes: [], extra: { person, arrived } } });
   }
@@ -845,13 +849,6 @@ export function createApp(app: App, mockAuth?: Mounted): (request: Request) => P
     log({ ...newLine(), outcome: "failed", error: nameOf(error) });
     return answer(500, "server_error");
   });
-}
-
-function parseJson(body: ArrayBuffer): unknown {
-  try {
-    const text = new TextDecoder("utf-8", { fatal: true }).decode(body); // else what is saved is not what was sent
-    return JSON.parse(text);
-  } catch { return undefined; }
 }
 
 const CORS = {
