@@ -62,7 +62,7 @@ export function readConfig(env: Record<string, string | undefined>) {
     (value) => value === "0" || (value === "1" && desk && !tunnel), "0");
   const port = number("PORT", 65_535, "8000");
   const onDesk = (standIn: string) => (desk ? standIn : undefined);
-  const resourceUrl = take("RESOURCE_URL", "a URL of the form https://HOST/mcp (http on this machine alone)",
+  const resourceUrl = take("RESOURCE_URL", "a URL of the form https://host/mcp, in lower case (http on this machine alone)",
     (value) => isUrl(value) && value === `${new URL(value).origin}/mcp`, onDesk(`http://localhost:${port}/mcp`));
   const { origin, hostname } = new URL(resourceUrl);
   const mockAuth = desk && !env.AUTH_ISSUER && !env.AUTH_JWKS_URL;
@@ -873,15 +873,15 @@ function print(line: LogLine): void {
   console.log(process.stdout.isTTY ? forPeople : JSON.stringify(line));
 }
 
-const greeting = ({ resourceUrl, mockAuth, authDisabled, issuer, databaseUrl }: Config) => `
+const greeting = ({ resourceUrl, mockAuth, authDisabled, tunnel, issuer, databaseUrl }: Config) => `
   The Reading Room is open at ${resourceUrl}
 
-  sign-in   ${authDisabled ? "none: everybody is local-demo" : issuer}${mockAuth ? " (mock-auth.ts, for this desk)" : ""}
+  sign-in   ${authDisabled ? "none: everybody is local-demo" : mockAuth ? `${issuer} (mock-auth.ts, for this desk)` : issuer}
   memory    ${databaseUrl.startsWith("sqlite:") ? databaseUrl : `postgres at ${new URL(databaseUrl).hostname}`}
 
   Claude Code   claude mcp add --transport http reading-room ${resourceUrl}
-  Inspector     npx @modelcontextprotocol/inspector --cli ${resourceUrl} --transport http --method tools/list
-  curl          ${mockAuth ? `TOKEN=$(curl -s "${issuer}/token?sub=reader-A&aud=${resourceUrl}")` : "TOKEN=…"}
+  Inspector     npx @modelcontextprotocol/inspector@2 --cli ${resourceUrl} --transport http --method tools/list
+  curl          ${mockAuth ? `TOKEN=$(curl -s "${issuer}/token?sub=reader-A&aud=${resourceUrl}${tunnel ? "&passphrase=THE-PASSPHRASE" : ""}")` : "TOKEN=…"}
                 curl -s ${resourceUrl} -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" \\
                   -H "Accept: application/json, text/event-stream" \\
                   -d '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"begin_session","arguments":{}}}'
@@ -901,6 +901,7 @@ async function main(): Promise<void> {
     idleTimeout: 60, // seconds; Bun's ten would cut a slow answer off as an empty 200
     maxRequestBodySize: 4 * BODY_BYTES, // the wall behind our own 413
     development: false, // no error page with paths and stacks
+    reusePort: false, // else a second gateway would start beside the first, and take every other call
     fetch: createApp({ config, store, articles, log: print }, mockAuth),
   });
   if (process.stdout.isTTY) console.log(greeting(config));

@@ -42,7 +42,7 @@ type Handler = (request: Request) => Promise<Response | undefined>;
 /** A host app: registered here, read from its own site, or (`unchecked`) taken at its word because we are offline. */
 interface Client { id: string; name: string; redirectUris: string[]; unchecked?: boolean }
 /** What a person is asked to allow, and what a code stands for. */
-interface Grant { clientId: string; redirectUri: string; challenge: string; scope: string; state?: string | undefined }
+interface Grant { clientId: string; redirectUri: string; challenge: string; scope: string; state?: string | undefined; filled?: { name: string; ticked: string[] } }
 
 /** What a person can tick on the page: a token that names any of these is held to what it names. */
 const CHOICES: Record<string, string> = { "reading-room:read": "read the catalogue and your shelf", "reading-room:write": "save and undo in your name" };
@@ -61,7 +61,8 @@ class Refused extends Error {
 
 /** Answers the requests of one issuer, and undefined to everything else. */
 export async function mockAuth(options: MockAuthOptions): Promise<Handler> {
-  const { issuer, resourceUrl, tunnel = !isLoopback(new URL(resourceUrl).hostname), lifetime = Number(process.env.MOCK_AUTH_LIFETIME) || 600 } = options;
+  const { issuer, resourceUrl, tunnel = !isLoopback(new URL(resourceUrl).hostname), lifetime = Number(process.env.MOCK_AUTH_LIFETIME || 600) } = options;
+  if (!(lifetime >= 1)) throw new Error("MOCK_AUTH_LIFETIME takes a number of seconds, 1 or more");
   if (!isLoopback(options.host) || process.env.NODE_ENV === "production") throw new Error("mock-auth.ts runs on a desk only: HOST is not this machine, or NODE_ENV is production");
   const key = await signingKey(options.keyFile ?? `${import.meta.dir}/.mock-auth-key.json`);
   const { pathname, origin } = new URL(issuer);
@@ -197,13 +198,14 @@ export async function mockAuth(options: MockAuthOptions): Promise<Handler> {
       throw new Refused("invalid_request", "this page is too old, or was not made for this browser: go back to your app and start again", 403);
     }
     const { clientId, redirectUri, state } = ticket;
-    const again = (problem: string) => consentPage(request, { ...ticket.client, id: clientId, redirectUris: [redirectUri] }, ticket, problem, 400);
+    const ticked = fields.getAll("scope").filter((scope) => Object.hasOwn(CHOICES, scope)); // never none: that would allow all
+    const again = (problem: string) => consentPage(request, { ...ticket.client, id: clientId, redirectUris: [redirectUri] },
+      { ...ticket, filled: { name: form("name") ?? "", ticked } }, problem, 400);
     if (form("decision") === "deny") return sendBack(redirectUri, { error: "access_denied", state });
     if (form("decision") !== "allow") return again("Please press Allow or Deny.");
     const sub = form("name")?.trim() ?? "";
     if (!isName(sub)) return again("Please say who you are: a name of at most 64 characters.");
     if (tunnel && !(await isPassphrase(form("passphrase")))) return again("That is not the passphrase.");
-    const ticked = fields.getAll("scope").filter((scope) => Object.hasOwn(CHOICES, scope)); // never none: that would allow all
     if (ticked.length === 0) return again("Please tick what the app may do, or press Deny.");
     const scope = [...ticket.scope.split(" ").filter((asked) => asked && !Object.hasOwn(CHOICES, asked)), ...ticked].join(" ");
     if (!recentNames.includes(sub)) recentNames.splice(0, recentNames.length, ...[sub, ...recentNames].slice(0, 5));
@@ -455,8 +457,9 @@ function consentHtml(page: { client: Client; grant: Grant; ticket: string; probl
   const { client, grant, ticket, problem, tunnel, resourceUrl, action, names } = page;
   const target = new URL(grant.redirectUri);
   const asked = Object.keys(CHOICES).filter((scope) => grant.scope.split(" ").includes(scope));
+  const ticked = grant.filled?.ticked ?? (asked.length > 0 ? asked : Object.keys(CHOICES));
   const boxes = Object.entries(CHOICES).map(([scope, means]) =>
-    `<label class="box"><input type="checkbox" name="scope" value="${scope}"${asked.length === 0 || asked.includes(scope) ? " checked" : ""}> ${means}</label>`).join("");
+    `<label class="box"><input type="checkbox" name="scope" value="${scope}"${ticked.includes(scope) ? " checked" : ""}> ${means}</label>`).join("");
   return frame("Let this app in?", `
   <h1>Let <strong>${html(client.name)}</strong> use your Reading Room?</h1>
   ${client.unchecked ? `<p class="note">This app could not be checked: its own page, ${html(client.id)}, can't be reached from here. Go on only if you started it yourself.</p>` : ""}
@@ -468,16 +471,16 @@ function consentHtml(page: { client: Client; grant: Grant; ticket: string; probl
   </dl>
   <form method="post" action="${html(action)}">
     <input type="hidden" name="ticket" value="${html(ticket)}">
-    <label>Who are you?<input id="name" name="name" required maxlength="64" autocomplete="off" autofocus placeholder="a name"${names.length > 0 ? ' list="names"' : ""}></label>
+    <label>Who are you?<input id="name" name="name" required maxlength="64" autocomplete="off" autofocus placeholder="a name" value="${html(grant.filled?.name ?? "")}"${names.length > 0 ? ' list="names"' : ""}></label>
     ${names.length > 0 ? `<datalist id="names">${names.map((name) => `<option value="${html(name)}">`).join("")}</datalist>` : ""}
     ${tunnel ? `<label>The passphrase from the terminal<input id="passphrase" name="passphrase" type="password" required autocomplete="off"></label>` : ""}
     <fieldset><legend>It may</legend>${boxes}</fieldset>
     <button id="allow" name="decision" value="allow">Allow</button>
     <button id="deny" name="decision" value="deny" formnovalidate>Deny</button>
   </form>
-  <footer>This desk's own sign-in service: whoever you say you are, you are.</footer>`);
+  <footer>This desk's own sign-in service${tunnel ? "" : ": whoever you say you are, you are"}.</footer>`);
 }
-const errorHtml = (problem: string) => frame("That did not work", `<h1>That did not work</h1><p class="note">${html(problem)}.</p>
+const errorHtml = (problem: string) => frame("That did not work", `<h1>That did not work</h1><p class="note">The reason: ${html(problem)}.</p>
   <p>Nothing was given to anyone. Close this page and start again in your app.</p>`);
 
 if (import.meta.main) {
@@ -488,7 +491,7 @@ if (import.meta.main) {
     process.exit(1);
   });
   Bun.serve({
-    hostname: host.replace(/^\[|\]$/g, ""), port: 9000, development: false,
+    hostname: host.replace(/^\[|\]$/g, ""), port: 9000, development: false, reusePort: false,
     fetch: async (request) => {
       if (!isLoopback(request.headers.get("host")?.replace(/:\d+$/, "") ?? "")) return new Response("Not served under this Host.\n", { status: 403 });
       return (await handle(request)) ?? Response.json({ error: "not_found" }, { status: 404 });

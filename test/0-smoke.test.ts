@@ -83,3 +83,12 @@ test("importing main.ts opens no port and no file, and prints nothing", async ()
   const [out, err, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
   expect({ out, err, code, files: await readdir(cwd) }).toEqual({ out: "", err: "", code: 0, files: [] });
 });
+
+test("every test that README.md quotes is there", async () => {
+  const readme = await Bun.file(`${ROOT}/README.md`).text();
+  const files = [...new Bun.Glob("*.ts").scanSync(`${ROOT}/test`)];
+  const tests = (await Promise.all(files.map((file) => Bun.file(`${ROOT}/test/${file}`).text()))).join("\n");
+  const quoted = [...readme.matchAll(/“([^”]+)”/g)].map(([, name]) => name!).filter((name) => name.includes(" "));
+  expect(quoted.length).toBeGreaterThan(2);
+  expect(quoted.filter((name) => !tests.includes(name))).toEqual([]);
+});

@@ -316,3 +316,11 @@ test.concurrent("a client that never finishes what it is asking does not keep a 
   expect(performance.now() - from).toBeLessThan(10_000);
   socket.destroy();
 });
+
+test("a second gateway on the same port does not start beside the first", async () => {
+  const first = await startGateway();
+  const second = await startGateway({ PORT: String(first.port) });
+  expect(await second.child.exited).toBe(1);
+  expect(second.err.text).toBe(`Cannot start: PORT ${first.port} is taken by another program.\n`);
+  await first.stop();
+});
