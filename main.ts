@@ -521,7 +521,17 @@ export async function postgresStore(databaseUrl: string): Promise<Store> {
     (await sql<(Omit<Action, "at"> & { at: Date })[]>`
       select id, at, tool, change, inverse, undone from actions where user_id = ${id} and (${all} or (not undone and tool <> 'user_undo')) order by seq desc limit ${limit}`)
       .map((row): Action => ({ ...row, at: row.at.toISOString() }));
-  /** One change at a time a person, and nobody waits for anybody else. What is read after it sees what the last one left. */
+  // A person's changes take turns before they take a connection, so somebody whose row is stuck can't use up all of them.
+  const turns = new Map<string, Promise<unknown>>();
+  const inTurn = <T>(id: string, work: (sql: postgres.Sql) => Promise<T>): Promise<T> => {
+    const end = Date.now() + STORE_MS;
+    const start = () => (Date.now() < end ? inTransaction(work) : Promise.reject(new Late())); // late is never
+    const turn = (turns.get(id) ?? Promise.resolve()).then(start, start);
+    turns.set(id, turn);
+    void turn.catch(() => {}).then(() => turns.get(id) === turn && turns.delete(id));
+    return turn;
+  };
+  /** Across replicas too: one change at a time a person. What is read after it sees what the last one left. */
   const lock = (sql: postgres.Sql, id: string) => sql`select pg_advisory_xact_lock(hashtextextended(${id}, 0))`;
   return {
     kind: "postgres",
@@ -531,7 +541,7 @@ export async function postgresStore(databaseUrl: string): Promise<Store> {
       return { memberSince: user.created_at.toISOString(), state: await read(sql, id) };
     }),
     readState: (id) => run((sql) => read(sql, id)),
-    change: (id, tool, decide, reach = 0) => inTransaction(async (sql) => {
+    change: (id, tool, decide, reach = 0) => inTurn(id, async (sql) => {
       await lock(sql, id);
       const next = decide(await read(sql, id), reach ? await list(sql, id, reach, false) : []);
       if (touched(next.change).length === 0) return next;
@@ -544,7 +554,7 @@ export async function postgresStore(databaseUrl: string): Promise<Store> {
       return next;
     }),
     listActions: (id, limit) => run((sql) => list(sql, id, limit)),
-    forget: (id, agreed) => inTransaction(async (sql) => {
+    forget: (id, agreed) => inTurn(id, async (sql) => {
       await lock(sql, id);
       const [user] = await sql`select created_at::text from users where id = ${id}`;
       const [all] = await sql`select count(*)::int as count, max(seq) as last from actions where user_id = ${id}`;
