@@ -357,7 +357,7 @@ export interface Store {
 }
 
 const STORE_MS = 3_500; // every store call has settled by then
-const START_MS = 8_000; // Neon sleeps, and waking it takes seconds
+const START_MS = 7_000; // Neon sleeps, and waking it takes seconds
 const CONNECTIONS = 10; // to Postgres at once; Neon's pooler behind has many more
 const EMPTY: State = { reading: null, shelf: {} };
 const newId = () => randomBytes(6).toString("base64url");
