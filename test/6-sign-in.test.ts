@@ -1,10 +1,10 @@
-// Section 6: whose token is this? Every row has one fault and is good in everything else, so that each check has a row
-// that it alone refuses.
+// Section 6: whose token is this? What opens the door, what is no token at all, and what happens when there are no keys to
+// check with. Tokens with one fault, and the check that refuses each, are the table of forgery.test.ts.
 
 import { afterAll, afterEach, expect, setSystemTime, test } from "bun:test";
-import { exportJWK, exportSPKI, generateKeyPair, SignJWT, type CryptoKey } from "jose";
+import { exportJWK, generateKeyPair, type CryptoKey } from "jose";
 import { sqliteStore } from "../main.ts";
-import { desk, freePort, goodClaims, ISSUER, keyServer, mint, publicJwk, RESOURCE, signInKey } from "./support.ts";
+import { desk, freePort, goodClaims, ISSUER, keyServer, mint, publicJwk, RESOURCE } from "./support.ts";
 
 type Desk = Awaited<ReturnType<typeof desk>>;
 afterEach(() => void setSystemTime());
@@ -23,23 +23,16 @@ const now = () => Math.floor(Date.now() / 1000);
 /** A good token but for these claims, of whatever type. */
 const claiming = (claims: Record<string, unknown>) => mint(claims);
 const encode = (part: unknown) => Buffer.from(typeof part === "string" ? part : JSON.stringify(part)).toString("base64url");
-/** Signed with our key, whatever the parts say: a library would refuse to. */
-async function signed(header: object, payload: unknown) {
-  const input = `${encode({ alg: "RS256", kid: "test-key", typ: "at+jwt", ...header })}.${encode(payload)}`;
-  return `${input}.${Buffer.from(await crypto.subtle.sign("RSASSA-PKCS1-v1_5", signInKey.privateKey, Buffer.from(input))).toString("base64url")}`;
-}
 
-// One service that publishes a key of every kind that we take, and two of kinds that we don't.
+// One service that publishes a key of every kind that we take.
 const taken = ["PS256", "ES256", "ES384", "EdDSA", "Ed25519"];
-const notTaken = ["RS512", "ES512"];
 const others = new Map<string, CryptoKey>();
 const published: object[] = [publicJwk];
-for (const alg of [...taken, ...notTaken]) {
+for (const alg of taken) {
   const { privateKey, publicKey } = await generateKeyPair(alg, { extractable: true });
   others.set(alg, privateKey);
   published.push({ ...(await exportJWK(publicKey)), kid: alg, alg, use: "sig" });
 }
-const stranger = (await generateKeyPair("RS256")).privateKey;
 const room = await desk({ keys: keyServer(published) });
 
 // ---- Good tokens ----
@@ -71,105 +64,7 @@ test.each(["Bearer ", "bearer ", "BEARER ", "bEaReR ", "Bearer   "])('the scheme
   expect((await knock(room, scheme + (await mint()))).status).toBe(200);
 });
 
-// ---- Bad tokens ----
-
-const secretOf = (text: string) => new TextEncoder().encode(text);
-const hs256 = (secret: Uint8Array) => new SignJWT(goodClaims()).setProtectedHeader({ alg: "HS256", kid: "test-key", typ: "at+jwt" }).sign(secret);
-const altered = async (part: number, change: (part: string) => string) => (await mint()).split(".").map((text, index) => (index === part ? change(text) : text)).join(".");
-const unsigned = (alg: unknown) => `${encode({ alg, kid: "test-key", typ: "at+jwt" })}.${encode(goodClaims())}.`;
-
-test.each<[string, string, () => string | Promise<string>]>([
-  ["ERR_JOSE_ALG_NOT_ALLOWED", "unsigned, alg none", () => unsigned("none")],
-  ["ERR_JOSE_ALG_NOT_ALLOWED", "unsigned, alg None", () => unsigned("None")],
-  ["ERR_JOSE_ALG_NOT_ALLOWED", "our public key's PEM as an HMAC secret", async () => hs256(secretOf(await exportSPKI(signInKey.publicKey)))],
-  ["ERR_JOSE_ALG_NOT_ALLOWED", "our public key's JWK as an HMAC secret", () => hs256(secretOf(JSON.stringify(publicJwk)))],
-  ["ERR_JOSE_ALG_NOT_ALLOWED", "our public key's modulus as an HMAC secret", () => hs256(Buffer.from(publicJwk.n!, "base64url"))],
-  ...notTaken.map((alg): [string, string, () => Promise<string>] => ["ERR_JOSE_ALG_NOT_ALLOWED", `a published key for ${alg}`, () => mint({}, { alg, kid: alg }, others.get(alg))]),
-  ["ERR_JWS_INVALID", "alg missing", () => unsigned(undefined)],
-  ["ERR_JWS_INVALID", "alg a list", () => unsigned(["RS256"])],
-  ["ERR_JWS_SIGNATURE_VERIFICATION_FAILED", "no signature", () => altered(2, () => "")],
-  ["ERR_JWS_SIGNATURE_VERIFICATION_FAILED", "an altered signature", () => altered(2, (text) => (text[0] === "A" ? "B" : "A") + text.slice(1))],
-  ["ERR_JWS_SIGNATURE_VERIFICATION_FAILED", "an altered payload", () => altered(1, () => encode({ ...goodClaims(), sub: "reader-B" }))],
-  ["ERR_JWS_SIGNATURE_VERIFICATION_FAILED", "an altered header", () => altered(0, () => encode({ alg: "RS256", kid: "test-key", typ: "JWT" }))],
-  ["ERR_JWS_SIGNATURE_VERIFICATION_FAILED", "a stranger's key under our kid", () => mint({}, {}, stranger)],
-  ["ERR_JWS_SIGNATURE_VERIFICATION_FAILED", "another algorithm's key under our kid", async () => `${await mint({}, { alg: "PS256" }, others.get("PS256"))}`.replace(/^[^.]+/, encode({ alg: "RS256", kid: "test-key" }))],
-  ["ERR_JWKS_NO_MATCHING_KEY", "an unknown kid", () => mint({}, { kid: "unheard-of" })],
-  ["ERR_JWKS_NO_MATCHING_KEY", "the kid of a key for another algorithm", () => mint({}, { kid: "ES256" })],
-
-  ["iss", "another issuer", () => mint({ iss: "https://elsewhere.example" })],
-  ["iss", "our issuer with a slash", () => mint({ iss: `${ISSUER}/` })],
-  ["iss", "our issuer's origin", () => mint({ iss: "http://localhost:8000" })],
-  ["iss", "no issuer", () => claiming({ iss: undefined })],
-  ["iss", "a list with our issuer", () => claiming({ iss: [ISSUER] })],
-  ["iss", "our issuer in capitals", () => mint({ iss: ISSUER.toUpperCase() })],
-
-  ["aud", "another server", () => mint({ aud: "https://elsewhere.example/mcp" })],
-  ["aud", "no audience", () => claiming({ aud: undefined })],
-  ["aud", "an empty audience", () => mint({ aud: "" })],
-  ["aud", "an empty list", () => mint({ aud: [] })],
-  ["aud", "a list without us", () => mint({ aud: ["https://elsewhere.example/mcp", ISSUER] })],
-  ["aud", "our URL with a slash", () => mint({ aud: `${RESOURCE}/` })],
-  ["aud", "our origin", () => mint({ aud: "http://localhost:8000" })],
-  ["aud", "a URL that ours begins", () => mint({ aud: `${RESOURCE}-admin` })],
-  ["aud", "the beginning of ours", () => mint({ aud: RESOURCE.slice(0, -1) })],
-  ["aud", "our URL by another name", () => mint({ aud: "http://127.0.0.1:8000/mcp" })],
-  ["aud", "a list in a list", () => claiming({ aud: [[RESOURCE]] })],
-  ["aud", "an object", () => claiming({ aud: { [RESOURCE]: true } })],
-
-  ["exp", "no expiry", () => claiming({ exp: undefined })],
-  ["exp", "an expiry of null", () => claiming({ exp: null })],
-  ["exp", "over for an hour", () => mint({ exp: now() - 3600 })],
-  ["exp", "over for three seconds: no tolerance", () => mint({ exp: now() - 3 })],
-  ["exp", "over right now", () => mint({ exp: now() })],
-  ["exp", "an expiry of 0", () => mint({ exp: 0 })],
-  ["exp", "an expiry in words", () => claiming({ exp: String(now() + 3600) })],
-  ["exp", "an expiry in milliseconds", () => mint({ exp: Date.now() + 3_600_000 })],
-  ["exp", "an expiry without end", () => signed({}, JSON.stringify({ ...goodClaims(), exp: 5 }).replace('"exp":5', '"exp":1e999'))],
-  ["nbf", "not yet valid", () => mint({ nbf: now() + 60 })],
-  ["nbf", "not yet valid, in words", () => claiming({ nbf: "tomorrow" })],
-
-  ["sub", "nobody", () => claiming({ sub: undefined })],
-  ["sub", "an empty sub", () => mint({ sub: "" })],
-  ["sub", "a number for a sub", () => claiming({ sub: 5 })],
-  ["sub", "a list for a sub", () => claiming({ sub: ["test-user-001"] })],
-  ["sub", "a sub of null", () => claiming({ sub: null })],
-  ["sub", "a sub with NUL", () => mint({ sub: "test-user-001\0" })],
-  ["sub", "a sub with a line end", () => mint({ sub: "test-user\n001" })],
-  ["sub", "a sub with an escape", () => mint({ sub: "test\u001b[2Juser" })],
-  ["sub", "a sub with a C1 control", () => mint({ sub: "test\u0085user" })],
-  ["sub", "a sub of 256 characters", () => mint({ sub: "a".repeat(256) })],
-  ["sub", "a sub with half a character", () => mint({ sub: "test-user-\ud83d" })],
-
-  ["typ", "a logout token", () => mint({}, { typ: "logout+jwt" })],
-  ["typ", "a DPoP proof", () => mint({}, { typ: "dpop+jwt" })],
-  ["typ", "a typ that ends like ours", () => mint({}, { typ: "not-at+jwt" })],
-  ["typ", "a typ that begins like ours", () => mint({}, { typ: "at+jwt+more" })],
-  ["typ", "an empty typ", () => mint({}, { typ: "" })],
-  ["typ", "a list for a typ", () => signed({ typ: ["at+jwt"] }, goodClaims())],
-  ["typ", "a typ of null", () => signed({ typ: null }, goodClaims())],
-  ["cnf", "bound to a key", () => mint({ cnf: { jkt: "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I" } })],
-  ["cnf", "bound to nothing", () => claiming({ cnf: null })],
-  ["ERR_JOSE_NOT_SUPPORTED", "an extension that must be understood", () => signed({ crit: ["exp"], exp: 1 }, goodClaims())],
-
-  ["ERR_JWT_INVALID", "a payload that is a list", () => signed({}, [goodClaims()])],
-  ["ERR_JWT_INVALID", "a payload that is a number", () => signed({}, 5)],
-  ["ERR_JWT_INVALID", "a payload of null", () => signed({}, null)],
-  ["ERR_JWT_INVALID", "a payload that isn't JSON", () => signed({}, "not JSON")],
-  ["ERR_JWS_INVALID", "a header that isn't JSON", () => altered(0, () => encode("not JSON"))],
-  ["ERR_JWS_INVALID", "two parts", async () => (await mint()).split(".").slice(0, 2).join(".")],
-  ["ERR_JWS_INVALID", "four parts", async () => `${await mint()}.more`],
-  ["ERR_JWS_INVALID", "five parts, as if encrypted", () => `${encode({ alg: "RSA-OAEP", enc: "A256GCM", kid: "test-key" })}.a.b.c.d`],
-  ["ERR_JWS_INVALID", "two tokens", async () => `${await mint()}, Bearer ${await mint()}`],
-  ["ERR_JWS_INVALID", "garbage", () => "garbage"],
-  ["ERR_JWS_INVALID", "dots", () => ".."],
-  ["ERR_JWS_INVALID", "beyond ASCII", () => "ä.ö.ü"],
-  ["ERR_JWS_INVALID", "no token after Bearer", () => ""],
-])("the check of %s refuses: %s", async (check, _, token) => {
-  const bad = await token();
-  const { log, ...answer } = await knock(room, `Bearer ${bad}`);
-  expect(answer).toEqual({ status: 401, challenge: `Bearer error="invalid_token", resource_metadata="${METADATA}"`, retryAfter: null, body: '{"error":"invalid_token"}' });
-  expect(log).toEqual([{ at: expect.any(String), ref: expect.stringMatching(/^[0-9a-f]{8}$/), outcome: "refused", why: `sign-in: ${check}` }]);
-});
+// ---- Bad tokens: forgery.test.ts has the table ----
 
 test("two Authorization headers are not a choice", async () => {
   const both = new Headers(headers);
@@ -274,7 +169,8 @@ test("when nobody listens where the keys should be, a good token is 503", async 
 test("a token that is bad by itself is 401, even when no keys can be had", async () => {
   answerKeys = () => new Response("down", { status: 500 });
   expect((await knock(await networked(), "Bearer garbage")).status).toBe(401);
-  expect((await knock(await networked(), `Bearer ${unsigned("none")}`)).status).toBe(401);
+  const unsigned = `${encode({ alg: "none", kid: "test-key" })}.${encode(goodClaims())}.`;
+  expect((await knock(await networked(), `Bearer ${unsigned}`)).status).toBe(401);
 });
 
 test("keys that are known serve on while the key service is away", async () => {
