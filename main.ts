@@ -479,7 +479,7 @@ export async function postgresStore(databaseUrl: string): Promise<Store> {
   const run = async <T>(work: (sql: postgres.Sql) => Promise<T>, ms = STORE_MS): Promise<T> => {
     const end = Date.now() + ms;
     while (busy >= CONNECTIONS && Date.now() < end) await Bun.sleep(5);
-    if (busy >= CONNECTIONS) throw new Late();
+    if (Date.now() >= end) throw new Late();
     busy++;
     const line = idle.pop() ?? connect();
     try {
@@ -525,7 +525,7 @@ export async function postgresStore(databaseUrl: string): Promise<Store> {
   const turns = new Map<string, Promise<unknown>>();
   const inTurn = <T>(id: string, work: (sql: postgres.Sql) => Promise<T>): Promise<T> => {
     const end = Date.now() + STORE_MS;
-    const start = () => (Date.now() < end ? inTransaction(work) : Promise.reject(new Late())); // late is never
+    const start = () => inTransaction(work, end - Date.now()); // waiting has used up some of it: late is never
     const turn = (turns.get(id) ?? Promise.resolve()).then(start, start);
     turns.set(id, turn);
     void turn.catch(() => {}).then(() => turns.get(id) === turn && turns.delete(id));
