@@ -5,6 +5,7 @@ import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { Database } from "bun:sqlite";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { createServer, type AddressInfo } from "node:net";
 import postgres from "postgres";
 import { postgresStore } from "../main.ts";
 import { desk, freePort, ISSUER, type PostgresServer, postgresServer, publicJwk, ROOT, scratch, startGateway, type ToolResult } from "./support.ts";
@@ -166,4 +167,20 @@ test("a gateway that is told to stop under load exits 0, and has kept every save
   expect(count).toBeGreaterThanOrEqual(acknowledged);
   expect(count).toBeLessThanOrEqual(acknowledged + 12); // written, and the answer cut off by the exit
   await sql.end();
+});
+
+test("a Postgres behind a name is asked for by that name when the connection is encrypted, as Neon needs it", async () => {
+  let hello = "";
+  const entrance = createServer((socket) => {
+    socket.on("error", () => {});
+    socket.once("data", () => {
+      socket.write("S"); // yes, we speak TLS
+      socket.once("data", (bytes) => { hello = bytes.toString("latin1"); socket.destroy(); });
+    });
+  });
+  await new Promise<void>((resolve) => entrance.listen(0, "127.0.0.1", resolve));
+  const { port } = entrance.address() as AddressInfo;
+  await expect(postgresStore(`postgres://reader:secret@localhost:${port}/room?sslmode=require&channel_binding=require`)).rejects.toThrow();
+  expect(hello).toContain("localhost"); // server_name, RFC 6066, section 3
+  entrance.close();
 });

@@ -97,12 +97,13 @@ export async function desk(options: { env?: Record<string, string>; store?: Stor
 
 // ---- A gateway in a process of its own ----
 
+/** Below the ports that the system hands out by itself, so nothing else takes it before it is used. */
 export async function freePort(): Promise<number> {
+  const port = 10_000 + Math.floor(Math.random() * 20_000);
   const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as { port: number };
+  const free = await new Promise<boolean>((resolve) => server.once("error", () => resolve(false)).listen(port, "127.0.0.1", () => resolve(true)));
   await new Promise((resolve) => server.close(resolve));
-  return port;
+  return free ? port : freePort();
 }
 
 /** `bun run main.ts` with this environment and nothing else of ours; ready once /healthz answers. */
