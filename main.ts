@@ -215,7 +215,8 @@ const brief = { id: z.string(), title: z.string(), topic: z.string() };
 export const tools = {
   begin_session: tool({
     title: "Open the reading room", annotations: READS, // counts as reading: a first visit is noted, the shelf is untouched
-    description: "Opens a visit. Returns the session key that the other tools need (it lasts 60 minutes), the house rules, the librarian's persona, and the reader's saved state.",
+    description: `Opens a visit. Returns the session key that the other tools need (it lasts 60 minutes), the house rules, \
+the librarian's persona, and the reader's saved state.`,
     input: {}, output: { session: z.string(), expires_in_seconds: z.number(), rules: z.string(), persona: z.string(), state: State },
     run: async (_, { person, store, keys }) => {
       const { state } = await store.welcome(person.id, person.email);
@@ -301,7 +302,8 @@ export const tools = {
   }),
   user_forget_me: tool({
     title: "Erase everything about me", annotations: { ...WRITES, destructiveHint: true },
-    description: "Erases the reader's profile, shelf and history for good, in two steps: without confirm it deletes nothing, says what would go and returns a code; with the code, good for five minutes, it erases.",
+    description: `Erases the reader's profile, shelf and history for good, in two steps: without confirm it deletes nothing, \
+says what would go and returns a code; with the code, good for five minutes, it erases.`,
     input: { confirm: z.string().optional().describe("the code that the first call returned") },
     output: { confirm: z.string().optional(), message: z.string().optional(), forgotten: z.literal(true).optional() },
     run: async ({ confirm }, { person, store, keys, ask }) => {
@@ -315,7 +317,8 @@ export const tools = {
       if (code === undefined) return { confirm: fresh, message: `${message} Please ask the reader first.` };
       const { forgotten } = await store.forget(person.id, (now) => keys.check(purpose, code, now));
       if (forgotten) return { forgotten };
-      throw new Refusal("confirm", "confirm takes the code that the last call without it gave, once and within five minutes, and nothing may have been saved since. Nothing was erased.");
+      throw new Refusal("confirm", `confirm takes the code that the last call without it gave, once and within five minutes, \
+and nothing may have been saved since. Nothing was erased.`);
     },
   }),
   config_get_rules: tool({
@@ -516,10 +519,12 @@ export async function postgresStore(databaseUrl: string): Promise<Store> {
     await sql`create index if not exists actions_of on actions (user_id, seq)`;
   }, START_MS);
 
-  const read = async (sql: postgres.Sql, id: string) => (await sql<{ state: State }[]>`select state from user_state where user_id = ${id}`)[0]?.state ?? EMPTY;
+  const read = async (sql: postgres.Sql, id: string) =>
+    (await sql<{ state: State }[]>`select state from user_state where user_id = ${id}`)[0]?.state ?? EMPTY;
   const list = async (sql: postgres.Sql, id: string, limit: number, all = true) =>
     (await sql<(Omit<Action, "at"> & { at: Date })[]>`
-      select id, at, tool, change, inverse, undone from actions where user_id = ${id} and (${all} or (not undone and tool <> 'user_undo')) order by seq desc limit ${limit}`)
+      select id, at, tool, change, inverse, undone from actions
+      where user_id = ${id} and (${all} or (not undone and tool <> 'user_undo')) order by seq desc limit ${limit}`)
       .map((row): Action => ({ ...row, at: row.at.toISOString() }));
   // A person's changes take turns before they take a connection, so somebody whose row is stuck can't use up all of them.
   const turns = new Map<string, Promise<unknown>>();
