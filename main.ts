@@ -662,7 +662,7 @@ function complaint({ shape }: z.ZodObject, issue: z.core.$ZodIssue, args: object
   const field = issue.path.length === 0 && issue.code === "unrecognized_keys" ? issue.keys[0]! : String(issue.path[0]);
   const got = JSON.stringify(Object.getOwnPropertyDescriptor(args, field)?.value) ?? "nothing";
   const takes = Object.hasOwn(shape, field) ? `takes ${(shape[field] as z.ZodType).description}; got ${got}`
-    : `is no argument of this tool; it takes ${Object.keys(shape).join(", ") || "nothing"}`;
+    : `is no argument of this tool; it takes ${Object.keys(shape).join(", ") || "nothing"}; got ${got}`;
   return `${Buffer.from(`${[...field].slice(0, 40).join("")} ${takes}`).subarray(0, 290).toString().replace(/\ufffd+$/, "")}.`;
 }
 
@@ -670,6 +670,7 @@ export interface LogLine {
   at: string; ref: string; sub?: string; tool?: string; outcome: "ok" | "refused" | "failed"; why?: string; error?: string; ms?: number;
 }
 const newLine = () => ({ at: new Date().toISOString(), ref: randomBytes(4).toString("hex") });
+const since = (arrived: number) => Math.round((performance.now() - arrived) * 10) / 10; // milliseconds
 const toolNamed = (name: string) => (Object.hasOwn(tools, name) ? tools[name as keyof typeof tools] : undefined);
 const callLine = ({ sub }: Person, name: string) => ({ ...newLine(), sub, tool: toolNamed(name) ? name : "unknown" });
 /** What may be logged of an error: a message can hold a host, SQL or what somebody saved; name, code and place can't. */
@@ -685,8 +686,7 @@ type Asked = Pick<mcp.ServerContext["mcpReq"], "envelope" | "inputResponses" | "
 export async function callTool(app: App, name: string, args: Record<string, unknown>, person: Person, arrived: number, request?: Asked) {
   const tool = toolNamed(name);
   const line = callLine(person, name);
-  const log = (rest: Pick<LogLine, "outcome" | "why" | "error">) =>
-    app.log({ ...line, ...rest, ms: Math.round((performance.now() - arrived) * 10) / 10 });
+  const log = (rest: Pick<LogLine, "outcome" | "why" | "error">) => app.log({ ...line, ...rest, ms: since(arrived) });
   if (!tool) {
     log({ outcome: "refused", why: "tool" });
     throw new mcp.ProtocolError(mcp.ProtocolErrorCode.InvalidParams, "There is no such tool: tools/list shows the menu.");
@@ -773,7 +773,7 @@ export function createApp(app: App, mockAuth?: Mounted): (request: Request) => P
   const handler = mcp.createMcpHandler(({ authInfo }) => {
     const { person, arrived } = authInfo!.extra as { person: Person; arrived: number };
     const server = new mcp.Server({ name: "reading-room", title: "Reading Room", version },
-      { capabilities: { tools: { listChanged: false } }, instructions: INSTRUCTIONS });
+      { capabilities: { tools: {} }, instructions: INSTRUCTIONS });
     server.setRequestHandler("tools/list", () => ({ tools: menu }));
     server.setRequestHandler("tools/call", ({ params }, { mcpReq }) => callTool(app, params.name, params.arguments ?? {}, person, arrived, mcpReq));
     return server;
@@ -803,9 +803,9 @@ export function createApp(app: App, mockAuth?: Mounted): (request: Request) => P
   }
 
   /** What a person may not do now, or not with this token, whichever tool it is. */
-  function refusedCall(person: Person, name: string): Response | undefined {
+  function refusedCall(person: Person, name: string, arrived: number): Response | undefined {
     const tool = toolNamed(name);
-    const refuse = (why: string) => log({ ...callLine(person, name), outcome: "refused", why });
+    const refuse = (why: string) => log({ ...callLine(person, name), outcome: "refused", why, ms: since(arrived) });
     const seconds = secondsToWait(person.id);
     if (seconds > 0) {
       refuse("rate");
@@ -830,7 +830,7 @@ export function createApp(app: App, mockAuth?: Mounted): (request: Request) => P
     if (typeof parsedBody !== "object" || parsedBody === null) return answer(400, "the body is not a JSON-RPC message");
     if (Array.isArray(parsedBody)) return answer(400, "one message a request: batches are not served");
     const { method, params } = parsedBody as { method?: unknown; params?: { name?: unknown } };
-    const refused = method === "tools/call" ? refusedCall(person, typeof params?.name === "string" ? params.name : "") : undefined;
+    const refused = method === "tools/call" ? refusedCall(person, typeof params?.name === "string" ? params.name : "", arrived) : undefined;
     if (refused) return refused;
     return handler.fetch(request, { parsedBody, authInfo: { token: "", clientId: "", scopes: [], extra: { person, arrived } } });
   }
@@ -857,7 +857,7 @@ export function createApp(app: App, mockAuth?: Mounted): (request: Request) => P
       : reads && /^\/\.well-known\/oauth-protected-resource(\/mcp)?$/.test(path) ? Response.json(metadata)
       : reads && path === "/" ? page(config)
       : answer(404, "not_found");
-    if (origin) for (const [name, value] of Object.entries({ ...CORS, "Access-Control-Allow-Origin": origin })) response.headers.set(name, value);
+    if (origin) for (const [name, value] of Object.entries(cors(request, origin))) response.headers.set(name, value);
     return response;
   }
   return (request) => route(request).catch((error) => {
@@ -869,12 +869,15 @@ export function createApp(app: App, mockAuth?: Mounted): (request: Request) => P
 /** For JSON.parse: refuses a key that the SDK and zod would skip; and, going deep itself, what nests without end. */
 const plain = (key: string, value: unknown) => { if (key === "__proto__") throw new SyntaxError(key); return value; };
 
-const CORS = {
+const HEADERS = ["Authorization", "Content-Type", "Accept", "Last-Event-ID", "Mcp-Protocol-Version", "Mcp-Method", "Mcp-Name", "Mcp-Session-Id"];
+const cors = (request: Request, origin: string) => ({
+  "Access-Control-Allow-Origin": origin,
   "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
-  "Access-Control-Allow-Headers": "Authorization, Content-Type, Accept, Mcp-Protocol-Version, Mcp-Method, Mcp-Name, Mcp-Session-Id, Last-Event-ID",
+  "Access-Control-Allow-Headers": [...HEADERS, // and whatever else of the protocol's family a browser asks for
+    ...(request.headers.get("access-control-request-headers") ?? "").split(/ *, */).filter((name) => /^mcp-[a-z0-9-]+$/i.test(name))].join(", "),
   "Access-Control-Expose-Headers": "WWW-Authenticate, Retry-After",
-  Vary: "Origin",
-};
+  Vary: "Origin, Access-Control-Request-Headers",
+});
 const page = ({ resourceUrl }: Config) => new Response(`Reading Room: a small catalogue, and a shelf that your AI app remembers for you.
 Paste this URL where your app asks for a connector (an MCP server), and click Authorize:
 
@@ -940,8 +943,10 @@ async function main(): Promise<void> {
 
 if (import.meta.main) {
   await main().catch((error) => {
-    const portTaken = error?.code === "EADDRINUSE" && `Cannot start: PORT ${process.env.PORT || 8000} is taken by another program.`;
-    console.error(error instanceof StartError ? error.message : portTaken || `Cannot start: ${nameOf(error)}.`);
+    const { HOST, PORT = "8000" } = process.env;
+    const problem = error?.code === "EADDRINUSE" ? `PORT ${PORT} is taken by another program`
+      : /^(ENOTFOUND|EADDRNOTAVAIL)$/.test(error?.code) ? `HOST takes an address of this machine (got ${JSON.stringify(HOST)})` : nameOf(error);
+    console.error(error instanceof StartError ? error.message : `Cannot start: ${problem}.`);
     process.exit(1);
   });
 }

@@ -423,3 +423,11 @@ test("nothing that the gateway answers names a token's key, a path of ours or a 
   expect(answers.join("\n")).not.toContain(publicJwk.n!);
   expect((await fetch(`${gateway.url}/healthz`)).status).toBe(200);
 });
+
+test("a browser may send any header of the protocol's family", async () => {
+  const { send } = await desk();
+  const asked = { origin: "http://localhost:6274", "access-control-request-headers": "authorization, mcp-param-region, x-evil" };
+  const allowed = (await send("/mcp", { method: "OPTIONS", headers: asked })).headers.get("access-control-allow-headers")!.toLowerCase().split(", ");
+  expect(allowed).toContain("mcp-param-region");
+  expect(allowed).not.toContain("x-evil");
+});

@@ -324,3 +324,13 @@ test("a second gateway on the same port does not start beside the first", async 
   expect(second.err.text).toBe(`Cannot start: PORT ${first.port} is taken by another program.\n`);
   await first.stop();
 });
+
+test.each([["bad host", "ENOTFOUND"], ["203.0.113.9", "EADDRNOTAVAIL"]])("a HOST that is no address of this machine, %s, is named in one line", async (host) => {
+  const street = {
+    HOST: host, RESOURCE_URL: "https://room.example.com/mcp", AUTH_ISSUER: "https://sign-in.example.com",
+    AUTH_JWKS_URL: "https://sign-in.example.com/jwks.json", SESSION_SIGNING_SECRET: "s".repeat(43),
+  };
+  const gateway = await startGateway(street);
+  expect(await gateway.child.exited).toBe(1);
+  expect(gateway.err.text).toBe(`Cannot start: HOST takes an address of this machine (got "${host}").\n`);
+});

@@ -38,7 +38,7 @@ describe("the budget of a person", () => {
     const wait = headers.get("retry-after")!;
     expect({ status, wait, body }).toEqual({ status: 429, wait: expect.stringMatching(/^(59|60)$/) as unknown as string, body: { error: expect.stringMatching(new RegExp(`\\b${wait} seconds\\b`)) } });
     expect(headers.get("content-type")).toStartWith("application/json");
-    expect(room.log.at(-1)).toEqual({ at: expect.any(String), ref: expect.any(String), sub: "test-user-001", tool: "health", outcome: "refused", why: "rate" });
+    expect(room.log.at(-1)).toEqual({ at: expect.any(String), ref: expect.any(String), sub: "test-user-001", tool: "health", outcome: "refused", why: "rate", ms: expect.any(Number) });
   });
 
   test("without a setting it is 120", async () => {
