@@ -4,7 +4,7 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { createConnection, createServer, type AddressInfo, type Socket } from "node:net";
 import { postgresStore } from "../main.ts";
-import { desk, freePort, ISSUER, keyServer, mint, type PostgresServer, postgresServer, save, startGateway, type ToolResult, until } from "./support.ts";
+import { desk, freePort, ISSUER, keyServer, mint, type PostgresServer, postgresServer, readerAt, save, startGateway, type ToolResult, until } from "./support.ts";
 
 setDefaultTimeout(30_000);
 
@@ -224,19 +224,9 @@ test.concurrent("a connection that is lost in the middle of a save is no reason 
   const network = await behindNetwork(steady);
   const gateway = await startGateway({ DATABASE_URL: network.url });
   started.push(gateway.child);
-  const token = await gateway.token("ada");
-  const send = async (name: string, args: object) => {
-    const response = await fetch(gateway.mcp, {
-      method: "POST",
-      headers: { authorization: `Bearer ${token}`, "content-type": "application/json", accept: "application/json, text/event-stream" },
-      body: JSON.stringify({ jsonrpc: "2.0", id: 1, method: "tools/call", params: { name, arguments: args } }),
-    });
-    const text = await response.text();
-    return (JSON.parse(text.match(/^data: ([^\n]*)$/m)?.[1] ?? text) as { result: ToolResult }).result;
-  };
-  const { session } = (await send("begin_session", {})).structuredContent!;
+  const use = await readerAt(gateway, "ada");
   let page = 0;
-  const place = () => send("user_save_state", { session, shelf: { a1: `page ${page++}` } });
+  const place = () => use("user_save_state", { shelf: { a1: `page ${page++}` } });
   expect(await place()).toHaveProperty("structuredContent");
   network.turn("hangs up half-way");
   for (const _ of ["once", "twice"]) {

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { createServer, type AddressInfo } from "node:net";
 import postgres from "postgres";
 import { postgresStore } from "../main.ts";
-import { desk, freePort, ISSUER, type PostgresServer, postgresServer, publicJwk, ROOT, scratch, startGateway, type ToolResult } from "./support.ts";
+import { desk, freePort, ISSUER, type PostgresServer, postgresServer, publicJwk, readerAt, ROOT, scratch, startGateway, type ToolResult } from "./support.ts";
 
 setDefaultTimeout(40_000);
 let server: PostgresServer;
@@ -20,22 +20,6 @@ const timed = async <T>(work: Promise<T>) => {
   const start = performance.now();
   return { result: await work, ms: performance.now() - start };
 };
-/** A reader of a gateway in a process of its own. */
-async function readerAt(gateway: { url: string; mcp: string; token(sub: string): Promise<string> }, sub: string) {
-  const token = await gateway.token(sub);
-  const send = async (name: string, args: object): Promise<ToolResult> => {
-    const response = await fetch(gateway.mcp, {
-      method: "POST",
-      headers: { authorization: `Bearer ${token}`, "content-type": "application/json", accept: "application/json, text/event-stream" },
-      body: JSON.stringify({ jsonrpc: "2.0", id: 1, method: "tools/call", params: { name, arguments: args } }),
-    });
-    const text = await response.text();
-    return (JSON.parse(text.match(/^data: ([^\n]*)$/m)?.[1] ?? text) as { result: ToolResult }).result;
-  };
-  const { session } = (await send("begin_session", {})).structuredContent!;
-  return (name: string, args: object = {}) => send(name, { session, ...args });
-}
-
 test("a row that another session has locked stops its reader, and nobody else", async () => {
   const url = await server.database();
   const [store, elsewhere] = [await postgresStore(url), postgres(url, { max: 1 })];

@@ -134,6 +134,22 @@ function collect(stream: ReadableStream<Uint8Array>) {
   return all;
 }
 
+/** A reader of a gateway in a process of its own. */
+export async function readerAt(gateway: { url: string; mcp: string; token(sub: string): Promise<string> }, sub: string) {
+  const token = await gateway.token(sub);
+  const send = async (name: string, args: object): Promise<ToolResult> => {
+    const response = await fetch(gateway.mcp, {
+      method: "POST",
+      headers: { authorization: `Bearer ${token}`, "content-type": "application/json", accept: "application/json, text/event-stream" },
+      body: JSON.stringify({ jsonrpc: "2.0", id: 1, method: "tools/call", params: { name, arguments: args } }),
+    });
+    const text = await response.text();
+    return (JSON.parse(text.match(/^data: ([^\n]*)$/m)?.[1] ?? text) as { result: ToolResult }).result;
+  };
+  const { session } = (await send("begin_session", {})).structuredContent!;
+  return (name: string, args: object = {}) => send(name, { session, ...args });
+}
+
 // ---- A real PostgreSQL server ----
 
 export interface PostgresServer {
