@@ -661,9 +661,9 @@ function tool<In extends z.ZodRawShape, Out extends z.ZodRawShape>({ input, outp
 function complaint({ shape }: z.ZodObject, issue: z.core.$ZodIssue, args: object): string {
   const field = issue.path.length === 0 && issue.code === "unrecognized_keys" ? issue.keys[0]! : String(issue.path[0]);
   const got = JSON.stringify(Object.getOwnPropertyDescriptor(args, field)?.value) ?? "nothing";
-  const takes = Object.hasOwn(shape, field) ? `takes ${(shape[field] as z.ZodType).description}; got ${got}`
-    : `is no argument of this tool; it takes ${Object.keys(shape).join(", ") || "nothing"}; got ${got}`;
-  return `${Buffer.from(`${[...field].slice(0, 40).join("")} ${takes}`).subarray(0, 290).toString().replace(/\ufffd+$/, "")}.`;
+  const takes = Object.hasOwn(shape, field) ? `takes ${(shape[field] as z.ZodType).description}`
+    : `is no argument of this tool; it takes ${Object.keys(shape).join(", ") || "nothing"}`;
+  return `${Buffer.from(`${[...field].slice(0, 40).join("")} ${takes}; got ${got}`).subarray(0, 290).toString().replace(/\ufffd+$/, "")}.`;
 }
 
 export interface LogLine {
