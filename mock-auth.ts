@@ -22,6 +22,7 @@ import { calculateJwkThumbprint, exportJWK, generateKeyPair, importJWK, jwtVerif
 import { z } from "zod";
 
 export interface MockAuthOptions {
+  app?: unknown;
   /** The issuer, byte for byte as in its tokens and its metadata. */
   issuer: string;
   /** The gateway it signs people in for: the one audience of its tokens. */

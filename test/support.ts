@@ -1,21 +1,21 @@
-// What the tests share: a sign-in service with keys of their own, a gateway in this process or in one of its own, and a
-// real PostgreSQL server. Nothing of ours is mocked: requests go in through the front.
+// What the tests share: a sign-in service with keys of their own, a gateway in this process or in one
+// of its own, and a real PostgreSQL server. Nothing of ours is mocked: requests go in through the front.
 
 import { Database } from "bun:sqlite";
-import { rmSync } from "node:fs";
-import { chmod, chown, cp, mkdtemp } from "node:fs/promises";
+import { chmod, chown, cp, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
-import { createServer } from "node:net";
+import { createServer as createTcpServer } from "node:net";
 import { exportJWK, generateKeyPair, SignJWT, type CryptoKey, type JWTPayload } from "jose";
 import postgres from "postgres";
-import { type Article, createApp, type LogLine, loadArticles, merge, type Patch, postgresStore, readConfig, type Store, sqliteStore } from "../main.ts";
+import { type App, createServer, type LogLine, type Mounted, postgresStore, readConfig, type Store, sqliteStore } from "../main.ts";
+import { atEnd } from "./cleanup.ts";
+import { sampleApp } from "./sample-app.ts";
 
 export const ROOT = join(import.meta.dir, "..");
 export const RESOURCE = "http://localhost:8000/mcp";
 export const ISSUER = "http://localhost:8000/mock-auth";
-export const articles = await loadArticles(join(ROOT, "seed/articles.json"));
 
 // ---- A sign-in service ----
 
@@ -25,33 +25,45 @@ export const publicJwk = { ...(await exportJWK(signInKey.publicKey)), kid: "test
 /** A good token's claims, now. */
 export const goodClaims = (): JWTPayload => {
   const now = Math.floor(Date.now() / 1000);
-  return { iss: ISSUER, aud: RESOURCE, sub: "test-user-001", iat: now, exp: now + 3600 };
+  return { iss: ISSUER, aud: RESOURCE, sub: "ada", iat: now, exp: now + 3600 };
 };
 /** A token: a good one, but for the claims, header fields and key that are named. `undefined` leaves a claim out. */
 export async function mint(claims: JWTPayload = {}, header: Record<string, unknown> = {}, key: CryptoKey = signInKey.privateKey) {
-  return new SignJWT({ ...goodClaims(), ...claims }).setProtectedHeader({ alg: "RS256", kid: "test-key", typ: "at+jwt", ...header }).sign(key);
+  return new SignJWT({ ...goodClaims(), ...claims })
+    .setProtectedHeader({ alg: "RS256", kid: "test-key", typ: "at+jwt", ...header })
+    .sign(key);
 }
 /** Serves the public keys where a mounted sign-in service would. */
-export const keyServer = (keys: object[] = [publicJwk]) => async (request: Request) =>
+export const keyServer = (keys: object[] = [publicJwk]): Mounted => async (request) =>
   request.url === `${ISSUER}/jwks.json` ? Response.json({ keys }) : undefined;
 
-/** What user_save_state does, straight to a store. */
-export const save = async (store: Store, personId: string, patch: Patch) =>
-  (await store.change(personId, "user_save_state", (state) => merge(state, patch))).state;
+/** A moment this many milliseconds away, as the stores count time. */
+export const within = (ms: number) => performance.now() + ms;
 
 // ---- A gateway in this process ----
 
-export interface ToolResult { isError?: boolean; structuredContent?: Record<string, any>; content: { type: string; text: string }[] }
+export interface ToolResult {
+  isError?: boolean;
+  structuredContent?: Record<string, any>;
+  content: { type: string; text: string }[];
+}
+interface GatewayOptions {
+  app?: App;
+  env?: Record<string, string>;
+  store?: Store;
+  keys?: Mounted;
+}
 
 /** The whole server, without a port: `send` a request, or `call` a tool as a person. Lines that it logs are in `log`. */
-export async function desk(options: { env?: Record<string, string>; store?: Store; articles?: Article[]; keys?: (request: Request) => Promise<Response | undefined> } = {}) {
-  const config = readConfig({ SESSION_SIGNING_SECRET: "s".repeat(43), ...options.env });
+export async function gateway(options: GatewayOptions = {}) {
+  const app = options.app ?? sampleApp;
+  const config = readConfig({ SESSION_SIGNING_SECRET: "s".repeat(43), ...options.env }, app.slug);
   const log: LogLine[] = [];
   const store = options.store ?? (await sqliteStore(":memory:"));
-  const app = createApp({ config, store, articles: options.articles ?? articles, log: (line) => log.push(line) }, options.keys ?? keyServer());
+  const fetch = createServer({ app, config, store, log: (line) => void log.push(line) }, options.keys ?? keyServer());
 
   const send = (path: string, init: RequestInit = {}) =>
-    app(new Request(`http://localhost:8000${path}`, { ...init, headers: { host: "localhost:8000", ...(init.headers as Record<string, string>) } }));
+    fetch(new Request(`http://localhost:8000${path}`, { ...init, headers: { host: "localhost:8000", ...(init.headers as Record<string, string>) } }));
   const rpc = async (method: string, params: object, token?: string) => {
     const response = await send("/mcp", {
       method: "POST",
@@ -87,12 +99,12 @@ export async function desk(options: { env?: Record<string, string>; store?: Stor
     return body.result;
   };
   /** Signs a person in and opens a session for them. */
-  const enter = async (sub = "test-user-001", claims: JWTPayload = {}) => {
+  const enter = async (sub = "ada", claims: JWTPayload = {}) => {
     const token = await mint({ sub, ...claims });
     const session = (await call("begin_session", {}, token)).structuredContent!.session as string;
     return { token, session, use: (name: string, args: object = {}) => call(name, { session, ...args }, token) };
   };
-  return { app, config, store, log, send, rpc, modern, call, enter };
+  return { app, config, store, log, fetch, send, rpc, modern, call, enter };
 }
 
 // ---- A gateway in a process of its own ----
@@ -100,26 +112,27 @@ export async function desk(options: { env?: Record<string, string>; store?: Stor
 /** Below the ports that the system hands out by itself, so nothing else takes it before it is used. */
 export async function freePort(): Promise<number> {
   const port = 10_000 + Math.floor(Math.random() * 20_000);
-  const server = createServer();
+  const server = createTcpServer();
   const free = await new Promise<boolean>((resolve) => server.once("error", () => resolve(false)).listen(port, "127.0.0.1", () => resolve(true)));
   await new Promise((resolve) => server.close(resolve));
   return free ? port : freePort();
 }
 
-/** `bun run main.ts` with this environment and nothing else of ours; ready once /healthz answers. */
-export async function startGateway(env: Record<string, string> = {}) {
+/** The sample app (or another `file` that starts one) with this environment and nothing else of ours; ready once /health answers. */
+export async function startGateway(env: Record<string, string> = {}, file = "test/sample-gateway.ts") {
   const port = env.PORT ? Number(env.PORT) : await freePort();
-  const child = Bun.spawn(["bun", "run", join(ROOT, "main.ts")], {
+  const child = Bun.spawn(["bun", "run", join(ROOT, file)], {
     cwd: env.CWD ?? tmpdir(),
     env: { PATH: process.env.PATH!, HOME: process.env.HOME ?? tmpdir(), DATABASE_URL: "sqlite::memory:", PORT: String(port), ...env },
     stdout: "pipe",
     stderr: "pipe",
   });
+  atEnd(() => child.kill("SIGKILL"));
   const out = collect(child.stdout);
   const err = collect(child.stderr);
   const url = `http://localhost:${port}`;
   for (const end = Date.now() + 15_000; Date.now() < end && child.exitCode === null; await Bun.sleep(25)) {
-    if (await fetch(`${url}/healthz`).then((response) => response.ok, () => false)) break;
+    if (await fetch(`${url}/health`).then((response) => response.ok, () => false)) break;
   }
   const token = async (sub: string, ttl = 3600) =>
     (await fetch(`${url}/mock-auth/token?sub=${encodeURIComponent(sub)}&aud=${url}/mcp&ttl=${ttl}`)).text();
@@ -134,8 +147,8 @@ function collect(stream: ReadableStream<Uint8Array>) {
   return all;
 }
 
-/** A reader of a gateway in a process of its own. */
-export async function readerAt(gateway: { url: string; mcp: string; token(sub: string): Promise<string> }, sub: string) {
+/** A person at a gateway in a process of its own. */
+export async function personAt(gateway: { url: string; mcp: string; token(sub: string): Promise<string> }, sub: string) {
   const token = await gateway.token(sub);
   const send = async (name: string, args: object): Promise<ToolResult> => {
     const response = await fetch(gateway.mcp, {
@@ -168,7 +181,7 @@ export async function postgresServer(): Promise<PostgresServer> {
   const binaries = (await import(name)) as { initdb: string; postgres: string };
   const asRoot = process.getuid?.() === 0;
   const user = asRoot ? { uid: 65_534, gid: 65_534 } : {};
-  const folder = await mkdtemp(join(tmpdir(), "reading-room-pg-"));
+  const folder = await mkdtemp(join(tmpdir(), "connector-pg-"));
   await chmod(folder, 0o755);
   let { initdb, postgres: server } = binaries;
   if (asRoot) {
@@ -211,9 +224,9 @@ export async function postgresServer(): Promise<PostgresServer> {
     for (const pid of [child!.pid!, ...family.map(Number)]) process.kill(pid, signal as NodeJS.Signals);
   };
   await start();
-  process.on("exit", () => {
+  atEnd(async () => {
     child?.kill("SIGKILL");
-    spawnSync("rm", ["-rf", folder]);
+    await rm(folder, { recursive: true, force: true, maxRetries: 5 });
   });
   let made_ = 0;
   return {
@@ -223,7 +236,7 @@ export async function postgresServer(): Promise<PostgresServer> {
     thaw: () => signalAll("SIGCONT"),
     async database() {
       const sql = postgres(admin, { max: 1, onnotice: () => {} });
-      const database = `room_${process.pid}_${made_++}`;
+      const database = `test_${process.pid}_${made_++}`;
       await sql.unsafe(`create database ${database}`);
       await sql.end();
       return admin.replace(/postgres$/, database);
@@ -237,7 +250,7 @@ export async function postgresServer(): Promise<PostgresServer> {
 export interface Place { kind: Store["kind"]; url: string; store(): Promise<Store>; rows<Row>(sql: string): Promise<Row[]>; close(): Promise<void> }
 
 export async function sqlitePlace(): Promise<Place> {
-  const path = join(await scratch(), "room.sqlite");
+  const path = join(await scratch(), "test.sqlite");
   await (await sqliteStore(path)).close(); // the tables are there
   const db = new Database(path);
   db.run("pragma foreign_keys = on; pragma busy_timeout = 2000");
@@ -251,10 +264,10 @@ export async function postgresPlace(server: PostgresServer): Promise<Place> {
   return { kind: "postgres", url, store: () => postgresStore(url), rows: async <Row>(text: string) => [...(await sql.unsafe(text))] as unknown as Row[], close: () => sql.end() };
 }
 
-/** A folder that is gone when the process is. */
+/** A folder that is gone when the tests are over. */
 export async function scratch(): Promise<string> {
-  const folder = await mkdtemp(join(tmpdir(), "reading-room-test-"));
-  process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
+  const folder = await mkdtemp(join(tmpdir(), "connector-test-"));
+  atEnd(() => rm(folder, { recursive: true, force: true }));
   return folder;
 }
 
