@@ -88,16 +88,14 @@ export interface Tool<Context = object> {
   undoable?: boolean; // false: what it changes can't be taken back by user_undo
   run(args: Record<string, unknown>, context: Context): Promise<object>;
 }
-interface ToolEntry<In extends z.ZodRawShape, Out extends z.ZodRawShape, Context>
-  extends Omit<Tool, "input" | "output" | "run"> {
-  input: In;
-  output: Out;
-  run(args: z.output<z.ZodObject<In>>, context: Context): Promise<z.input<z.ZodObject<Out>>>;
-}
 /** An entry of the menu. What `run` takes and returns is held to `input` and `output`, here by
  *  the compiler and at each call by the gate. */
 export function tool<In extends z.ZodRawShape, Out extends z.ZodRawShape, Context>(
-  entry: ToolEntry<In, Out, Context>,
+  entry: Omit<Tool, "input" | "output" | "run"> & {
+    input: In;
+    output: Out;
+    run(args: z.output<z.ZodObject<In>>, context: Context): Promise<z.input<z.ZodObject<Out>>>;
+  },
 ): Tool<Context> {
   return { ...entry, input: z.strictObject(entry.input), output: z.strictObject(entry.output) };
 }
@@ -119,13 +117,13 @@ export class StartError extends Error {
 // What the app knows, what it keeps for a person, and what it tells the model, as plain data
 // and plain functions. Everything below works for any app; a copier rewrites this part alone.
 
-const nonEmpty = z.string().trim().min(1);
-const Article = z.strictObject({
-  id: z.string().regex(/^[a-z0-9][\w-]{0,31}$/),
-  title: nonEmpty,
-  topic: nonEmpty,
-  body: nonEmpty,
-});
+const text = z.string().trim().min(1);
+const id = z.string().regex(/^[a-z0-9][\w-]{0,31}$/);
+const Article = z.strictObject({ id, title: text, topic: text, body: text });
+const Catalogue = z.array(Article).refine(
+  (articles) => new Set(articles.map((article) => article.id)).size === articles.length,
+  "two entries have one id",
+);
 export type Article = z.infer<typeof Article>;
 
 const Position = z
@@ -158,24 +156,12 @@ const persona = `You are the librarian of a small, quiet reading room: warm, bri
 You read aloud well, quote rather than paraphrase, suggest one next article at most, and are at \
 ease saying "I don't have that here".`;
 
-/** @throws StartError naming the file and the entry that is wrong, before a model reads it out. */
+/** @throws StartError naming the file and what is wrong, before a model reads it out. */
 export async function loadArticles(path: string): Promise<Article[]> {
-  const seed: unknown = await Bun.file(path).json().catch(() => undefined);
-  if (!Array.isArray(seed)) {
-    throw new StartError(`Cannot start: ${path} is missing, or is not a JSON list.`);
-  }
-  const articles: Article[] = [];
-  for (const [index, entry] of seed.entries()) {
-    const { data, error } = Article.safeParse(entry);
-    const taken = articles.some(({ id }) => id === data?.id);
-    if (data && !taken) {
-      articles.push(data);
-      continue;
-    }
-    const problem = error ? complaint(error) : "its id is taken by an earlier entry";
-    throw new StartError(`Cannot start: ${path}, entry ${index + 1}: ${problem}.`);
-  }
-  return articles;
+  const seed: unknown = await Bun.file(path).json().catch(() => "a JSON file that can be read");
+  const { data, error } = Catalogue.safeParse(seed);
+  if (data) return data;
+  throw new StartError(`Cannot start: ${path}: ${complaint(error)}.`);
 }
 
 function find(articles: Article[], id: string): Article {
@@ -223,26 +209,25 @@ function merge(state: State, patch: Patch): State {
   return { reading: patch.reading === undefined ? state.reading : patch.reading, shelf };
 }
 
-const short = (text: string) => ([...text].length > 60 ? `${[...text].slice(0, 59).join("")}…` : text);
+const short = (text: string) => (text.length > 60 ? `${text.slice(0, 59).toWellFormed()}…` : text);
 /** An id whose article has left the catalogue stands for itself. */
-const titleIn = (articles: Article[], id: string) =>
+const titleOf = (articles: Article[], id = "") =>
   `“${articles.find((article) => article.id === id)?.title ?? id}”`;
 
 function summarize(articles: Article[], { reading, shelf }: State): string {
-  const title = (id: string) => titleIn(articles, id);
   const saved = Object.keys(shelf);
-  const rest = saved.length > 10 ? ` and ${saved.length - 10} more` : "";
-  const titles = saved.slice(0, 10).map(title).join(", ");
-  const open = reading ? `${title(reading.id)}, at: ${short(reading.position)}` : "nothing";
-  return `Open: ${open}. Saved: ${titles || "nothing"}${rest}.`;
+  const titles = saved.slice(0, 10).map((id) => titleOf(articles, id));
+  if (saved.length > 10) titles.push(`and ${saved.length - 10} more`);
+  const open = reading && `${titleOf(articles, reading.id)}, at: ${short(reading.position)}`;
+  return `Open: ${open ?? "nothing"}. Saved: ${titles.join(", ") || "nothing"}.`;
 }
 function describe(articles: Article[], { key, entry, after }: ChangedUnit): string {
-  if (key === "reading") {
-    const opened = after as State["reading"] | undefined;
-    if (!opened) return "closed what was open";
-    return `opened ${titleIn(articles, opened.id)}, at: ${short(opened.position)}`;
+  const reading = after as State["reading"] | undefined;
+  if (key === "reading" && !reading) return "closed what was open";
+  if (reading && key === "reading") {
+    return `opened ${titleOf(articles, reading.id)}, at: ${short(reading.position)}`;
   }
-  const title = titleIn(articles, entry ?? "");
+  const title = titleOf(articles, entry);
   return after === undefined ? `removed ${title}` : `saved ${title}, at: ${short(String(after))}`;
 }
 
@@ -328,47 +313,44 @@ export async function loadApp(seed = `${import.meta.dir}/seed/articles.json`): P
 export type Config = ReturnType<typeof readConfig>;
 const EXAMPLE_SECRET = "replace-me-with-the-output-of-openssl-rand"; // .env.example's
 
-function isLoopback(host: string): boolean {
-  return /^(localhost|127(\.\d{1,3}){3}|\[?::1\]?)$/i.test(host);
-}
-/** A setting: the words say what it takes, here and in the line that refuses another value. */
-function setting(takes: string, fits: (value: string) => boolean) {
-  return z.string(takes).refine(fits, takes);
-}
-function wholeNumber(most: number) {
-  const fits = (value: string) => /^[1-9]\d{0,8}$/.test(value) && Number(value) <= most;
-  return setting(`a whole number from 1 to ${most}`, fits).transform(Number);
-}
-/** https; or http, which anybody on the way can read, to this machine alone. */
-function isUrl(value: string, local: boolean): boolean {
-  const url = URL.parse(value);
-  if (!url || url.username || url.password || url.hash) return false;
-  return url.protocol === "https:" || (local && url.protocol === "http:" && isLoopback(url.hostname));
-}
+const isLoopback = (host: string) => /^(localhost|127(\.\d{1,3}){3}|\[?::1\]?)$/i.test(host);
 const isSqlite = (url: string) => /^sqlite:./.test(url);
 const isPostgres = (url: string) => /^postgres(ql)?:\/\//.test(url) && URL.canParse(url);
 
-/** Each variable: what it takes. */
+/** A setting: the words say what it takes, here and in the line that refuses another value. */
+const takes = (words: string, fits: (value: string) => boolean) =>
+  z.string(words).refine(fits, words);
+function wholeNumber(most: number) {
+  const fits = (value: string) => /^[1-9]\d{0,8}$/.test(value) && Number(value) <= most;
+  return takes(`a whole number from 1 to ${most}`, fits).transform(Number);
+}
+
+/** Each variable: what it takes. Over http anybody on the way can read tokens: not beyond here. */
 function environment(local: boolean, tunnel: boolean) {
+  const isUrl = (value: string) => {
+    const { protocol, hostname = "", username, password, hash } = URL.parse(value) ?? {};
+    if (username || password || hash) return false;
+    return protocol === "https:" || (local && protocol === "http:" && isLoopback(hostname));
+  };
   return z.object({
     PORT: wholeNumber(65_535),
-    HOST: setting("an address of this machine", (value) => value !== ""),
-    RESOURCE_URL: setting(
+    HOST: z.string(),
+    RESOURCE_URL: takes(
       "a URL of the form https://host/mcp, in lower case (http on this machine alone)",
-      (value) => isUrl(value, local) && value === `${new URL(value).origin}/mcp`,
+      (value) => isUrl(value) && value === `${new URL(value).origin}/mcp`,
     ),
-    AUTH_ISSUER: setting("the https URL of a sign-in service", (value) => isUrl(value, local)),
-    AUTH_JWKS_URL: setting("the https URL of its keys", (value) => isUrl(value, local)),
-    AUTH_SCOPES: setting("scopes separated by spaces", (value) => /^[ !#-[\]-~]*$/.test(value)),
-    AUTH_DISABLED: setting(
+    AUTH_ISSUER: takes("the https URL of a sign-in service", isUrl),
+    AUTH_JWKS_URL: takes("the https URL of its keys", isUrl),
+    AUTH_SCOPES: takes("scopes separated by spaces", (value) => /^[ !#-[\]-~]*$/.test(value)),
+    AUTH_DISABLED: takes(
       "1 locally without a public RESOURCE_URL, nothing elsewhere",
       (value) => value === "0" || (value === "1" && local && !tunnel),
     ),
-    DATABASE_URL: setting(
+    DATABASE_URL: takes(
       "postgres://…, postgresql://…, sqlite:PATH or sqlite::memory:",
       (value) => isSqlite(value) || isPostgres(value),
     ),
-    SESSION_SIGNING_SECRET: setting(
+    SESSION_SIGNING_SECRET: takes(
       "at least 32 characters, and not those of .env.example",
       (value) => value.length >= 32 && value !== EXAMPLE_SECRET,
     ),
@@ -382,12 +364,14 @@ export function readConfig(env: Record<string, string | undefined>, slug: string
   const local = isLoopback(set.HOST ?? "127.0.0.1") && env.NODE_ENV !== "production";
   const tunnel = local && URL.parse(set.RESOURCE_URL ?? "")?.protocol === "https:";
   const mockAuth = local && !set.AUTH_ISSUER && !set.AUTH_JWKS_URL;
+  const resourceUrl = set.RESOURCE_URL ?? `http://localhost:${set.PORT ?? 8000}/mcp`;
+  const mock = `${URL.parse(resourceUrl)?.origin}/mock-auth`;
   const standIns = {
-    RESOURCE_URL: `http://localhost:${set.PORT ?? 8000}/mcp`,
+    RESOURCE_URL: resourceUrl,
     DATABASE_URL: `sqlite:${slug}.sqlite`,
     SESSION_SIGNING_SECRET: randomBytes(32).toString("base64url"),
+    ...(mockAuth && { AUTH_ISSUER: mock, AUTH_JWKS_URL: `${mock}/jwks.json` }),
   };
-  const mock = `${URL.parse(set.RESOURCE_URL ?? standIns.RESOURCE_URL)?.origin}/mock-auth`;
   const { data, error } = environment(local, tunnel).safeParse({
     PORT: "8000",
     HOST: "127.0.0.1",
@@ -395,15 +379,14 @@ export function readConfig(env: Record<string, string | undefined>, slug: string
     AUTH_DISABLED: "0",
     RATE_LIMIT_PER_MINUTE: "120",
     ...(local && standIns),
-    ...(mockAuth && { AUTH_ISSUER: mock, AUTH_JWKS_URL: `${mock}/jwks.json` }),
     ...set,
   });
   if (error) {
-    const { path: [name], message } = error.issues[0]!;
-    const got = set[String(name)];
-    const isSecret = /SECRET|DATABASE/.test(String(name)) || got?.includes("@");
-    const shown = got === undefined ? "nothing" : isSecret ? "something else" : JSON.stringify(got);
-    throw new StartError(`Cannot start: ${String(name)} takes ${message} (got ${shown}).`);
+    const { path, message } = error.issues[0]!;
+    const name = String(path[0]);
+    const got = set[name] ?? "nothing";
+    const shown = /SECRET|DATABASE/.test(name) || got.includes("@") ? "something else" : got;
+    throw new StartError(`Cannot start: ${name} takes ${message} (got ${shown.slice(0, 100)}).`);
   }
   return {
     port: data.PORT,
@@ -434,9 +417,9 @@ export interface Person {
   email: string | null;
   scopes: string[];
 }
-/** The token is at fault: 401. `check` and `detail` are for the log. */
+/** The token is at fault: 401. `check` says which line refused it, `came` what it said instead. */
 export class BadToken extends Error {
-  constructor(readonly check: string, readonly detail = "") {
+  constructor(readonly check: string, readonly came = "") {
     super(`refused by the check of ${check}`);
   }
 }
@@ -464,15 +447,6 @@ function isCompactJwt(token: string): boolean {
   const exact = (part: string) => Buffer.from(part, "base64url").toString("base64url") === part;
   return parts.length === 3 && parts.every(exact);
 }
-/** Of a token whose signature was good, what it said instead. Issuer and audience are public. */
-function mismatch(error: errors.JOSEError, config: Config): BadToken {
-  if (!(error instanceof errors.JWTClaimValidationFailed)) return new BadToken(error.code);
-  const expected = { aud: config.resourceUrl, iss: config.issuer }[error.claim];
-  if (!expected) return new BadToken(error.claim);
-  const came = (JSON.stringify(error.payload[error.claim]) ?? "nothing").slice(0, 200);
-  return new BadToken(error.claim, `: expected ${expected}, came ${came}`);
-}
-
 /** What may be believed about the caller.
  *  @throws BadToken, or anything else when there are no keys to check with. */
 export async function verifyToken(
@@ -480,15 +454,18 @@ export async function verifyToken(
   config: Config,
   keys: JWTVerifyGetKey,
 ): Promise<Person> {
-  if (!isCompactJwt(token)) throw new BadToken("form", ": not a JWT");
+  if (!isCompactJwt(token)) throw new BadToken("form", "not a JWT");
   const verified = await jwtVerify(token, keys, { // keys: against a token that somebody made up
     algorithms: ALGORITHMS, // "none", or our issuer's public key as an HMAC secret: RFC 8725, 3.1
     issuer: config.issuer, // a token from another sign-in service
     audience: config.resourceUrl, // one that they gave to another server: RFC 9068, section 4
     clockTolerance: 5, // seconds that the issuer's clock may be ahead of ours
   }).catch((error) => {
-    const atFault = error instanceof errors.JOSEError && !NO_KEYS.includes(error.code);
-    throw atFault ? mismatch(error, config) : error;
+    if (!(error instanceof errors.JOSEError) || NO_KEYS.includes(error.code)) throw error;
+    // By now the signature was good, and whom a token is from and for is no secret.
+    const { claim = "", payload } = error as Partial<errors.JWTClaimValidationFailed>;
+    const came = /^(aud|iss)$/.test(claim) ? JSON.stringify(payload?.[claim])?.slice(0, 200) : "";
+    throw new BadToken(claim || error.code, came);
   });
   const { sub, exp = 0, cnf, email, typ: kind, scp } = verified.payload;
   const { typ = "jwt" } = verified.protectedHeader;
@@ -580,18 +557,20 @@ export function keysFor(secret: string, personId: string) {
 
 const OPEN_TOOLS = ["begin_session", "health"];
 const TOOL_MS = 4_500; // from the request's arrival, so that an answer is there within 5 s
+const STOP = `Please tell the person so, and stop there: don't answer from memory, and don't \
+invent what is kept for them.`;
 
 export interface LogLine {
   at: string;
-  ref: string;
+  ref: string; // also in the answer to the model, if it is our fault, and in the receipt
+  outcome: "ok" | "refused" | "failed";
   sub?: string;
   tool?: string;
-  outcome: "ok" | "refused" | "failed";
-  why?: string;
-  error?: string;
+  why?: string; // refused: the caller's doing
+  error?: string; // failed: ours
   ms?: number;
 }
-/** What the file needs of a running server. */
+/** What a running server is made of. */
 export interface Parts {
   app: App;
   config: Config;
@@ -602,29 +581,22 @@ interface Server extends Parts {
   tools: Record<string, Tool<CallContext>>;
   inTurn: ReturnType<typeof queueByPerson>;
 }
-export interface RequestContext {
+interface RequestContext {
   person: Person;
-  arrived: number; // performance.now()
+  arrived: number; // performance.now(), in milliseconds
 }
 /** What a common tool may use besides. */
-export interface CallContext extends ToolContext {
+interface CallContext extends ToolContext {
   server: Server;
   person: Person;
   keys: ReturnType<typeof keysFor>;
   memory: PersonMemory;
 }
 
-const STOP = `Please tell the person so, and stop there: don't answer from memory, and don't \
-invent what is kept for them.`;
-const FAIL_CLOSED = `When begin_session can't be reached, or any tool fails, is refused with no \
-way on, or doesn't answer, we fail closed. ${STOP}`;
-
-export const newRef = () => randomBytes(4).toString("hex");
-const newLine = () => ({ at: new Date().toISOString(), ref: newRef() });
-const since = (arrived: number) => Math.round((performance.now() - arrived) * 10) / 10;
-
-function callLine({ tools }: Server, { sub }: Person, name: string) {
-  return { ...newLine(), sub, tool: Object.hasOwn(tools, name) ? name : "unknown" };
+const newLine = () => ({ at: new Date().toISOString(), ref: randomBytes(4).toString("hex") });
+function callLine({ tools }: Server, { person, arrived }: RequestContext, name: string) {
+  const ms = Math.round((performance.now() - arrived) * 10) / 10;
+  return { sub: person.sub, tool: Object.hasOwn(tools, name) ? name : "unknown", ms };
 }
 /** What may be logged of an error: a message can hold a host, SQL or what somebody saved. */
 function nameOf(error: unknown): string {
@@ -633,31 +605,28 @@ function nameOf(error: unknown): string {
   return [name, code, stack?.match(/main\.ts:\d+/)?.[0]].filter(Boolean).join(" ");
 }
 
-/** The beginning of a text, cut to so many bytes of JSON. */
+/** Plain characters, in so many bytes at most. */
 function clip(text: string, bytes: number): string {
-  const kept = [...text.slice(0, bytes).toWellFormed()];
-  const size = () => Buffer.byteLength(JSON.stringify(kept.join("")));
-  while (size() > bytes) kept.pop();
-  return kept.join("");
+  const plain = text.replace(/[\p{C}\s\\]+/gu, " ").replaceAll('"', "'");
+  return Buffer.from(plain).subarray(0, bytes).toString().replace(/\uFFFD$/, "");
 }
 /** What is wrong, field by field; of what came, never more than 40 characters. */
 function complaint(error: z.core.$ZodError): string {
-  const short = (text: PropertyKey) => String(text).slice(0, 40);
+  const start = (key: PropertyKey) => String(key).slice(0, 40);
   const issues = error.issues.map((issue) => {
-    const unknown = issue.code === "unrecognized_keys";
-    const message = unknown ? `${short(issue.keys[0]!)} is not known here` : issue.message;
-    return { ...issue, message, path: issue.path.map(short) };
+    const isUnknown = issue.code === "unrecognized_keys";
+    const message = isUnknown ? `${start(issue.keys[0]!)} is not known here` : issue.message;
+    return { ...issue, message, path: issue.path.map(start) };
   });
-  const text = z.prettifyError({ issues }).replaceAll(/\s+/g, " ");
-  return clip(text.replace(/^✖ /, ""), 250);
+  return clip(z.prettifyError({ issues }).replace("✖ ", ""), 280);
 }
-/** A database would change or refuse NUL and half characters: both stores get neither. */
+/** Not so NUL and half characters, which a database changes or refuses. */
 function isStorable(value: unknown): boolean {
-  return !/(?<!\\)(\\\\)*\\u(0000|d[89a-f])/.test(JSON.stringify(value) ?? "");
+  return !/(?<!\\)(\\\\)*\\u(0000|d[89a-f])/.test(JSON.stringify(value));
 }
 
 /** @throws Fault once `until` (of performance.now()) is over, though the work itself goes on. */
-export function withDeadline<T>(until: number, work: () => Promise<T>): Promise<T> {
+export function withDeadline<T>(until: number, work: () => PromiseLike<T>): Promise<T> {
   const left = until - performance.now();
   if (left <= 0) return Promise.reject(new Fault("no time left"));
   const { promise: late, reject } = Promise.withResolvers<never>();
@@ -665,30 +634,25 @@ export function withDeadline<T>(until: number, work: () => Promise<T>): Promise<
   return Promise.race([work(), late]).finally(() => clearTimeout(timer));
 }
 
-/** What the tool gives for these arguments. @throws Refusal, or anything else if it is our fault. */
+/** What the tool gives. @throws Refusal, or anything else if it is our fault. */
 async function runTool(
   server: Server,
-  name: string,
-  sent: Record<string, unknown>,
-  { person, arrived }: RequestContext,
-  ref: string,
-) {
-  const tool = server.tools[name]!;
-  const keys = keysFor(server.config.sessionSecret, person.id);
-  const { session, ...args } = sent;
-  if (!OPEN_TOOLS.includes(name) && !keys.check("session", session)) {
+  tool: Tool<CallContext>,
+  { session, ...args }: Record<string, unknown>,
+  call: Call,
+): Promise<object> {
+  const keys = keysFor(server.config.sessionSecret, call.person.id);
+  if (!OPEN_TOOLS.includes(call.tool) && !keys.check("session", session)) {
     throw new Refusal("session", `No valid session. Call begin_session, then repeat this call \
 with the new session key.`);
   }
   const { data, error } = tool.input.safeParse(args);
   if (error) throw new Refusal("arguments", `${complaint(error)}.`);
-  const odd = Object.keys(args).find((key) => !isStorable(args[key]));
+  const odd = Object.keys(data).find((name) => !isStorable(data[name]));
   if (odd) throw new Refusal("arguments", `${odd} takes well-formed text without NUL.`);
 
-  const until = arrived + TOOL_MS;
-  const call = { person, tool: name, undoable: tool.undoable ?? true, ref, until };
-  const context: CallContext = { server, person, keys, memory: memoryOf(server, call) };
-  const result = await withDeadline(until, () => tool.run(data, context));
+  const context = { server, person: call.person, keys, memory: memoryOf(server, call) };
+  const result = await withDeadline(call.until, () => tool.run(data, context));
   // A field that the menu doesn't promise (a quiz's right answers) never goes out.
   const checked = tool.output.safeParse(result);
   if (checked.error) throw new Fault("the result is not what the tool's output schema says");
@@ -701,18 +665,20 @@ export async function callTool(
   args: Record<string, unknown>,
   request: RequestContext,
 ): Promise<mcp.CallToolResult> {
-  const line = callLine(server, request.person, name);
+  const line = newLine();
   const log = (rest: Pick<LogLine, "outcome" | "why" | "error">) =>
-    server.log({ ...line, ...rest, ms: since(request.arrived) });
-  const say = (text: string) => ({ isError: true, content: [{ type: "text" as const, text }] });
+    server.log({ ...line, ...callLine(server, request, name), ...rest });
   const tool = Object.hasOwn(server.tools, name) ? server.tools[name] : undefined;
   if (!tool) {
     log({ outcome: "refused", why: "tool" });
-    const { InvalidParams } = mcp.ProtocolErrorCode;
-    throw new mcp.ProtocolError(InvalidParams, "No such tool: tools/list shows the menu.");
+    throw new mcp.ProtocolError(-32602, "There is no such tool: tools/list shows the menu.");
   }
+  const { undoable = true, annotations: { readOnlyHint, idempotentHint } } = tool;
+  const until = request.arrived + TOOL_MS;
+  const call = { person: request.person, tool: name, undoable, ref: line.ref, until };
+  const say = (text: string) => ({ isError: true, content: [{ type: "text" as const, text }] });
   try {
-    const structuredContent = await runTool(server, name, args, request, line.ref);
+    const structuredContent = { ...(await runTool(server, tool, args, call)) };
     log({ outcome: "ok" });
     const text = JSON.stringify(structuredContent); // for hosts that read text alone
     return { structuredContent, content: [{ type: "text", text }] };
@@ -722,10 +688,9 @@ export async function callTool(
       return say(error.message);
     }
     log({ outcome: "failed", error: nameOf(error) });
-    const { readOnlyHint, idempotentHint } = tool.annotations;
-    const fate = readOnlyHint ? ""
-      : idempotentHint ? " The save may or may not have been kept; it is safe to repeat."
-      : " It may or may not have been done; user_list_actions will tell."; // never a blind repeat
+    let fate = " It may or may not have been done; user_list_actions will tell.";
+    if (idempotentHint) fate = " The save may or may not have been kept; it is safe to repeat.";
+    if (readOnlyHint) fate = "";
     const cannot = `The ${server.app.name} can't continue right now.`;
     return say(`${cannot}${fate} ${STOP} (ref ${line.ref})`);
   }
@@ -734,17 +699,17 @@ export async function callTool(
 /** @returns how many seconds a person has to wait before a call, 0 for none. Each replica counts
  *  for itself. */
 export function rateLimit(callsPerMinute: number): (personId: string) => number {
-  const windows = new Map<string, { since: number; calls: number }>(); // oldest first
+  const calls = new Map<string, number>(); // of this minute
+  let ends = 0;
   return (personId) => {
     const now = performance.now(); // a clock that is never set back
-    for (const [id, { since }] of windows) {
-      if (now - since < 60_000) break;
-      windows.delete(id); // it remembers the people of one minute, not of all time
+    if (now >= ends) {
+      calls.clear();
+      ends = now + 60_000;
     }
-    const window = windows.get(personId) ?? { since: now, calls: 0 };
-    windows.set(personId, window);
-    window.calls++;
-    return window.calls <= callsPerMinute ? 0 : Math.ceil((window.since + 60_000 - now) / 1000);
+    const made = (calls.get(personId) ?? 0) + 1;
+    calls.set(personId, made);
+    return made <= callsPerMinute ? 0 : Math.ceil((ends - now) / 1000);
   };
 }
 
@@ -752,6 +717,8 @@ export function rateLimit(callsPerMinute: number): (personId: string) => number 
 // What every app has: the opening of a visit, and a person's right to see, undo and erase.
 // begin_session ties the rules together; it counts as reading, since nothing saved changes.
 
+const FAIL_CLOSED = `When begin_session can't be reached, or any tool fails, is refused with no \
+way on, or doesn't answer, we fail closed. ${STOP}`;
 /** The rule about failing closed is the file's, whatever the app says. */
 const rulesOf = ({ rules }: App) => `${rules}\n\n${FAIL_CLOSED}`;
 /** Starts with the order of things: some hosts show no more than the first 512 characters. */
@@ -760,6 +727,10 @@ const instructionsOf = ({ name, instructions }: App) =>
 tool (but health) needs, the rules, the persona, and where the person left off. The key lasts 60 \
 minutes. ${instructions} ${FAIL_CLOSED}`;
 
+const Action = z.strictObject({
+  ...{ id: z.string(), at: z.string(), tool: z.string(), summary: z.string() },
+  ...{ undone: z.boolean(), ref: z.string() },
+});
 const openingTools = ({ State }: App) => ({
   begin_session: tool({
     title: "Begin a visit",
@@ -800,7 +771,7 @@ minutes), the rules, the persona, and the person's saved state with a summary.`,
     },
     reminder: "This is about the server; it says nothing about the person.",
     run: async (_, { server: { store } }: CallContext) => {
-      await store.ping(performance.now() + TOOL_MS);
+      await store.ping();
       return { status: "ok" as const, store: store.kind, version };
     },
   }),
@@ -824,14 +795,6 @@ minutes), the rules, the persona, and the person's saved state with a summary.`,
   }),
 });
 
-const Action = z.strictObject({
-  id: z.string(),
-  at: z.string(),
-  tool: z.string(),
-  summary: z.string(),
-  undone: z.boolean(),
-  ref: z.string(),
-});
 const personTools = ({ State }: App) => ({
   user_get_profile: tool({
     title: "Who is here",
@@ -870,7 +833,13 @@ since when they are known here.`,
     input: { limit: z.int().min(1).max(100).default(20).describe("how many, 1 to 100") },
     output: { actions: z.array(Action) },
     reminder: "These are the newest changes on record; there may be older ones.",
-    run: async ({ limit }, { memory }: CallContext) => ({ actions: await memory.actions(limit) }),
+    run: async ({ limit }, { server: { app }, memory }: CallContext) => {
+      const receipts = (await memory.receipts()).slice(0, limit);
+      return { actions: receipts.map(({ id, at, tool, undone, ref, undoes, changes }) => {
+        const words = changes.map((change) => app.describe(change)).join("; ");
+        return { id, at, tool, summary: clip(`${undoes ? "undo: " : ""}${words}`, 180), undone, ref };
+      }) };
+    },
   }),
   user_undo: tool({
     title: "Take a change back",
@@ -895,80 +864,76 @@ confirm it deletes nothing and returns a code; with the code, good for five minu
     },
     reminder: "Unless this says forgotten, nothing was erased.",
     run: async ({ confirm }, { keys, memory }: CallContext) => {
-      if (confirm === undefined) {
-        const { version, actions } = await memory.whatThereIs();
-        const message = `This erases the profile, all that is saved and a record of ${actions} \
-changes, for good. Please ask the person first.`;
-        return { confirm: keys.make("forget", CONFIRM_SECONDS, version), message };
+      if (confirm !== undefined) {
+        await memory.forget((version) => keys.check("forget", confirm, version));
+        return { forgotten: true as const };
       }
-      await memory.forget((version) => keys.check("forget", confirm, version));
-      return { forgotten: true as const };
+      const code = keys.make("forget", CONFIRM_SECONDS, await memory.version());
+      const message = `This erases the profile, all that is saved and the record of changes, for \
+good. Please ask the person first.`;
+      return { confirm: code, message };
     },
   }),
 });
 
 // ---- 7. HTTP ---------------------------------------------------------------------------
 // One URL for every host app and every revision of the protocol. The order is the defence: was
-// it us who was asked for, then who is asking, and only then what.
+// it us who was asked for, then who is asking, and only then what. A Response that is thrown
+// is the answer.
 
 const BODY_BYTES = 256 * 1024;
+const CORS_HEADERS = `Authorization, Content-Type, Accept, Last-Event-ID, Mcp-Protocol-Version, \
+Mcp-Method, Mcp-Name, Mcp-Session-Id`;
 
-function answer(status: number, error: string, headers: Record<string, string> = {}, more = {}) {
-  return Response.json({ error, ...more }, { status, headers });
-}
+const answer = (status: number, error: string, headers: Record<string, string> = {}) =>
+  Response.json({ error }, { status, headers });
 
 /** The whole gateway: a request in, a response out. */
 export function createServer(parts: Parts, mockAuth?: Mounted) {
-  const { app, config, log } = parts;
+  const { app, config, store, log } = parts;
   const tools = { ...openingTools(app), ...personTools(app), ...app.tools };
-  const server: Server = { ...parts, tools, inTurn: queueByPerson() };
-  const serveMcp = mcpEndpoint(server, keySet(config.jwksUrl, mockAuth));
-  const health = healthEndpoint(parts.store);
-  const metadata = metadataOf(server);
+  const serveMcp = mcpEndpoint({ ...parts, tools, inTurn: queueByPerson() }, mockAuth);
   const names = ["localhost", "127.0.0.1", "[::1]", new URL(config.resourceUrl).hostname];
+  let ping: Promise<void> | undefined;
 
-  async function route(request: Request): Promise<Response> {
-    const arrived = performance.now();
-    const { pathname } = new URL(request.url);
-    if (/^\/healthz?$/.test(pathname)) return health();
-    // A page elsewhere can give its own name our address (DNS rebinding) and make a browser call.
-    if (!mcp.validateHostHeader(request.headers.get("host"), names).ok) {
-      return answer(403, "this Host is not the one in RESOURCE_URL");
+  /** What platforms watch: it asks for what a visit needs, once for all who ask at a time. */
+  async function health(): Promise<Response> {
+    ping ??= store.ping().finally(() => { ping = undefined; });
+    const isUp = await ping.then(() => true, () => false);
+    return Response.json({ status: isUp ? "ok" : "unavailable" }, { status: isUp ? 200 : 503 });
+  }
+  async function route(request: Request, arrived: number): Promise<Response> {
+    const path = new URL(request.url).pathname;
+    const reads = request.method === "GET" || request.method === "HEAD";
+    if (request.method === "OPTIONS") return new Response(null, { status: 204 });
+    if (/^\/mcp\/?$/.test(path)) return serveMcp(request, arrived);
+    if (reads && /^\/\.well-known\/oauth-protected-resource(\/mcp)?$/.test(path)) {
+      return Response.json(metadataOf(parts));
     }
+    return reads && path === "/" ? page(parts) : answer(404, "not_found");
+  }
+  async function serve(request: Request): Promise<Response> {
+    const arrived = performance.now();
+    const { headers, url } = request;
+    if (/^\/healthz?$/.test(new URL(url).pathname)) return health();
+    // A page elsewhere can give its own name our address (DNS rebinding) and make a browser call.
+    const isOurs = mcp.validateHostHeader(headers.get("host"), names).ok;
+    if (!isOurs) return answer(403, "this Host is not the one in RESOURCE_URL");
     const mounted = await mockAuth?.(request); // before Origin: browsers post its form with "null"
     if (mounted) return mounted;
-    const origin = request.headers.get("origin");
-    if (!mcp.validateOriginHeader(origin, names).ok) {
-      return answer(403, "this Origin is not the one in RESOURCE_URL");
-    }
-    const reads = request.method === "GET" || request.method === "HEAD";
-    const isMetadata = /^\/\.well-known\/oauth-protected-resource(\/mcp)?$/.test(pathname);
-    let response: Response;
-    if (request.method === "OPTIONS") response = new Response(null, { status: 204 });
-    else if (/^\/mcp\/?$/.test(pathname)) response = await serveMcp(request, arrived);
-    else if (reads && isMetadata) response = Response.json(metadata);
-    else if (reads && pathname === "/") response = page(server);
-    else response = answer(404, "not_found");
+    const origin = headers.get("origin");
+    const isFromUs = mcp.validateOriginHeader(origin, names).ok;
+    if (!isFromUs) return answer(403, "this Origin is not the one in RESOURCE_URL");
+    const response = await route(request, arrived).catch(responseOf);
     if (origin) allowOrigin(request, origin, response.headers);
     return response;
   }
-  return (request: Request): Promise<Response> =>
-    route(request).catch((error) => {
-      log({ ...newLine(), outcome: "failed", error: nameOf(error) });
-      return answer(500, "server_error");
-    });
-}
-
-/** Platforms watch it, so it asks for what a visit needs; one question for all who ask at once. */
-function healthEndpoint(store: Store): () => Promise<Response> {
-  let ping: Promise<void> | undefined;
-  return () => {
-    ping ??= store.ping(performance.now() + TOOL_MS).finally(() => { ping = undefined; });
-    return ping.then(
-      () => Response.json({ status: "ok" }),
-      () => Response.json({ status: "unavailable" }, { status: 503 }),
-    );
+  const responseOf = (error: unknown): Response => {
+    if (error instanceof Response) return error;
+    log({ ...newLine(), outcome: "failed", error: nameOf(error) });
+    return answer(500, "server_error");
   };
+  return (request: Request): Promise<Response> => serve(request).catch(responseOf);
 }
 
 const ownScopes = ({ slug }: App) => [`${slug}:read`, `${slug}:write`];
@@ -977,136 +942,110 @@ function offeredScopes({ app, config: { scopes } }: Parts): string[] {
   const ours = ownScopes(app);
   return scopes.some((scope) => ours.includes(scope)) ? [...new Set([...scopes, ...ours])] : scopes;
 }
-/** RFC 9728, section 2. */
-function metadataOf(server: Server) {
-  const { issuer, resourceUrl } = server.config;
-  const scopes = offeredScopes(server);
+/** RFC 9728, section 2. By hand: the SDK's builder wants the sign-in service's whole metadata,
+ *  which we never read, and leaves bearer_methods_supported out. */
+function metadataOf(parts: Parts) {
+  const scopes = offeredScopes(parts);
   return {
-    ...mcp.buildOAuthProtectedResourceMetadata({
-      // Of the sign-in service's own metadata it reads the issuer alone.
-      oauthMetadata: {
-        issuer,
-        authorization_endpoint: issuer,
-        token_endpoint: issuer,
-        response_types_supported: ["code"],
-      },
-      resourceServerUrl: new URL(resourceUrl),
-      resourceName: server.app.name,
-      dangerouslyAllowInsecureIssuerUrl: true, // the config has checked it
-      ...(scopes.length > 0 && { scopesSupported: scopes }),
-    }),
+    resource: parts.config.resourceUrl,
+    authorization_servers: [parts.config.issuer],
     bearer_methods_supported: ["header"],
+    resource_name: parts.app.name,
+    ...(scopes.length > 0 && { scopes_supported: scopes }),
   };
 }
 
 /** Where to sign in, and what was wrong, if anything was sent: RFC 6750, 3; RFC 9728, 5.1. */
-function challenge(server: Server, status: 401 | 403, error = "", hint = "", scopes?: string[]) {
-  const metadata = mcp.getOAuthProtectedResourceMetadataUrl(new URL(server.config.resourceUrl));
-  const scope = (scopes ?? offeredScopes(server)).join(" ");
-  const fields = {
+function challenge(parts: Parts, error = "", hint = "", scopes = offeredScopes(parts)): Response {
+  const { resourceUrl } = parts.config;
+  const fields = Object.entries({
     error,
     error_description: hint,
-    scope,
-    resource_metadata: metadata,
-  };
-  const said = Object.entries(fields).filter(([, value]) => value);
-  const header = `Bearer ${said.map(([name, value]) => `${name}="${value}"`).join(", ")}`;
-  return answer(status, error || "sign_in_needed", { "WWW-Authenticate": header });
+    scope: scopes.join(" "),
+    resource_metadata: mcp.getOAuthProtectedResourceMetadataUrl(new URL(resourceUrl)),
+  });
+  const said = fields.filter(([, value]) => value).map(([name, value]) => `${name}="${value}"`);
+  const status = error === "insufficient_scope" ? 403 : 401;
+  return answer(status, error || "sign_in_needed", { "WWW-Authenticate": `Bearer ${said.join(", ")}` });
 }
 
 const FORWARDED = /^(forwarded|x-forwarded-.*|x-real-ip|via|(cf|true|fly)-.*-ip)$/i;
-
-async function signIn(
-  server: Server,
-  keys: JWTVerifyGetKey,
-  request: Request,
-): Promise<Person | Response> {
-  const { config, log } = server;
+/** @throws Response, when nobody can be let in. */
+async function signIn(parts: Parts, keys: JWTVerifyGetKey, { headers }: Request): Promise<Person> {
+  const { config, log } = parts;
   if (config.authDisabled) {
-    const forwarded = [...request.headers.keys()].some((name) => FORWARDED.test(name));
-    if (forwarded) return answer(403, "AUTH_DISABLED is for this machine, and others reach it");
+    if ([...headers.keys()].some((name) => FORWARDED.test(name))) {
+      throw answer(403, "AUTH_DISABLED is for this machine, and others reach it through a proxy");
+    }
     return { id: "local|local-demo", sub: "local-demo", email: null, scopes: [] };
   }
-  const [scheme, token = ""] = (request.headers.get("authorization") ?? "").split(/ +(.*)/);
-  if (scheme!.toLowerCase() !== "bearer") return challenge(server, 401);
-  try {
-    const person = await verifyToken(token, config, keys);
-    const missing = config.scopes.some((scope) => !person.scopes.includes(scope));
-    if (!missing) return person;
-    log({ ...newLine(), sub: person.sub, outcome: "refused", why: "sign-in: scope" });
-    return challenge(server, 403, "insufficient_scope");
-  } catch (error) {
+  const [scheme, token = ""] = (headers.get("authorization") ?? "").split(/ +(.*)/);
+  if (scheme!.toLowerCase() !== "bearer") throw challenge(parts);
+  const person = await verifyToken(token, config, keys).catch((error) => {
     if (error instanceof BadToken) {
-      const { check, detail } = error;
-      log({ ...newLine(), outcome: "refused", why: `sign-in: ${check}${detail}` });
-      const hints: Record<string, string> = {
-        aud: `the audience has to be ${config.resourceUrl}`,
-        iss: `the issuer has to be ${config.issuer}`,
-      };
-      return challenge(server, 401, "invalid_token", hints[check]);
+      const expected = { aud: config.resourceUrl, iss: config.issuer }[error.check];
+      const hint = expected && `${error.check} has to be ${expected}`;
+      const why = [`sign-in: ${error.check}`, hint, error.came && `came ${error.came}`];
+      log({ ...newLine(), outcome: "refused", why: why.filter(Boolean).join(", ") });
+      throw challenge(parts, "invalid_token", hint);
     }
     // Without keys nobody can be checked, and a 401 would make a host throw a good token away.
     log({ ...newLine(), outcome: "failed", error: `sign-in: ${nameOf(error)}` });
-    return answer(503, "temporarily_unavailable", { "Retry-After": "5" });
-  }
+    throw answer(503, "temporarily_unavailable", { "Retry-After": "5" });
+  });
+  if (config.scopes.every((scope) => person.scopes.includes(scope))) return person;
+  log({ ...newLine(), sub: person.sub, outcome: "refused", why: "sign-in: scope" });
+  throw challenge(parts, "insufficient_scope");
 }
 
-/** What a person may not do now, or not with this token, whichever tool it is. */
-function refusedCall(
-  server: Server,
-  secondsToWait: (personId: string) => number,
-  { person, arrived }: RequestContext,
-  name: string,
-): Response | undefined {
-  const { app, config } = server;
-  const refuse = (why: string) =>
-    server.log({ ...callLine(server, person, name), outcome: "refused", why, ms: since(arrived) });
-  const seconds = secondsToWait(person.id);
-  if (seconds > 0) {
-    refuse("rate");
-    const most = `more than ${config.callsPerMinute} calls in a minute`;
-    const wait = { "Retry-After": String(seconds) };
-    return answer(429, `${most}: please wait ${seconds} seconds`, wait);
-  }
-  // Least privilege: a token that names any of our scopes may do what they say, and no more.
+/** Least privilege: a token that names any of our scopes may do what they say, and no more. */
+function missingScope({ app, tools }: Server, { scopes }: Person, name: string): string | undefined {
   const [read, write] = ownScopes(app);
-  const isRead = !Object.hasOwn(server.tools, name) || server.tools[name]!.annotations.readOnlyHint;
-  const needed = isRead ? read! : write!;
-  const isLimited = person.scopes.some((scope) => scope === read || scope === write);
-  if (!isLimited || person.scopes.includes(needed)) return undefined;
-  refuse("scope");
-  return challenge(server, 403, "insufficient_scope", "", [...person.scopes, needed]);
+  const isLimited = scopes.some((scope) => scope === read || scope === write);
+  const isWrite = Object.hasOwn(tools, name) && !tools[name]!.annotations.readOnlyHint;
+  const needed = isWrite ? write! : read!;
+  return isLimited && !scopes.includes(needed) ? needed : undefined;
 }
 
-function mcpEndpoint(server: Server, keys: JWTVerifyGetKey) {
+function mcpEndpoint(server: Server, mockAuth?: Mounted) {
   const { app, config } = server;
+  const keys = keySet(config.jwksUrl, mockAuth);
   const secondsToWait = rateLimit(config.callsPerMinute);
   const menu = menuOf(server);
   const handler = mcp.createMcpHandler(({ authInfo }) => {
     const context = authInfo!.extra as unknown as RequestContext;
-    const info = { name: app.slug, title: app.name, version };
-    const instructions = instructionsOf(app);
-    const sdk = new mcp.Server(info, { capabilities: { tools: {} }, instructions });
+    const sdk = new mcp.Server(
+      { name: app.slug, title: app.name, version },
+      { capabilities: { tools: {} }, instructions: instructionsOf(app) },
+    );
     sdk.setRequestHandler("tools/list", () => ({ tools: menu }));
     sdk.setRequestHandler("tools/call", ({ params }) =>
       callTool(server, params.name, params.arguments ?? {}, context));
     return sdk;
   });
+  /** @throws Response, when the person may not do this now, or not with this token. */
+  const checkLimits = (context: RequestContext, name: string) => {
+    const { id, scopes } = context.person;
+    const seconds = secondsToWait(id);
+    const missing = missingScope(server, context.person, name);
+    if (seconds === 0 && !missing) return;
+    const why = seconds > 0 ? "rate" : "scope";
+    server.log({ ...newLine(), ...callLine(server, context, name), outcome: "refused", why });
+    if (missing && seconds === 0) {
+      throw challenge(server, "insufficient_scope", "", [...scopes, missing]);
+    }
+    const slow = `more than ${config.callsPerMinute} calls in a minute: wait ${seconds} seconds`;
+    throw answer(429, slow, { "Retry-After": String(seconds) });
+  };
 
   return async (request: Request, arrived: number): Promise<Response> => {
     const isPost = request.method === "POST";
     if (!isPost && request.headers.get("accept")?.includes("text/html")) return page(server);
     const person = await signIn(server, keys, request);
-    if (person instanceof Response) return person;
     if (!isPost) return answer(405, "method_not_allowed", { Allow: "POST, OPTIONS" });
     const message = await parseJsonBody(request);
-    if (message instanceof Response) return message;
-    const { method, params } = message as { method?: unknown; params?: { name?: unknown } };
-    const name = typeof params?.name === "string" ? params.name : "";
     const context = { person, arrived };
-    const isCall = method === "tools/call";
-    const refused = isCall && refusedCall(server, secondsToWait, context, name);
-    if (refused) return refused;
+    if (message.method === "tools/call") checkLimits(context, String(message.params?.name));
     const authInfo = { token: "", clientId: "", scopes: [], extra: context };
     const response = await handler.fetch(request, { parsedBody: message, authInfo });
     response.headers.set("Cache-Control", "no-store"); // an answer is one person's
@@ -1115,47 +1054,44 @@ function mcpEndpoint(server: Server, keys: JWTVerifyGetKey) {
 }
 
 /** The tools as `tools/list` shows them. Made once: it is slow. */
-function menuOf({ tools }: Server): mcp.Tool[] {
+function menuOf({ tools }: Server) {
   const session = z.string().describe("the key from begin_session");
+  const schema = (zod: z.ZodObject, io: "input" | "output") =>
+    z.toJSONSchema(zod, { io }) as mcp.Tool["inputSchema"];
   return Object.entries(tools).map(([name, { title, description, annotations, ...tool }]) => {
     const input = OPEN_TOOLS.includes(name) ? tool.input : tool.input.extend({ session });
     const output = tool.output.extend({ reminder: z.string() });
-    const inputSchema = z.toJSONSchema(input, { io: "input" }) as mcp.Tool["inputSchema"];
-    const outputSchema = z.toJSONSchema(output, { io: "output" }) as mcp.Tool["outputSchema"];
-    return { name, title, description, annotations, inputSchema, outputSchema };
+    const schemas = { inputSchema: schema(input, "input"), outputSchema: schema(output, "output") };
+    return { name, title, description, annotations, ...schemas };
   });
 }
 
-/** One JSON-RPC message, or the answer that says why it is none. */
-async function parseJsonBody(request: Request): Promise<object | Response> {
+/** @throws Response, when the body is not one JSON-RPC message. */
+async function parseJsonBody(request: Request) {
   const body = await request.arrayBuffer().catch(() => undefined);
-  if (!body) return answer(400, "the body broke off");
-  if (body.byteLength > BODY_BYTES) return answer(413, "the body is over 256 KiB");
+  if (!body) throw answer(400, "the body broke off");
+  if (body.byteLength > BODY_BYTES) throw answer(413, "the body is over 256 KiB");
+  if (!isUtf8(body)) throw answer(400, "the body is not UTF-8");
   // The SDK and zod would skip this key; and going deep itself, it refuses what nests without end.
   const refuseProto = (key: string, value: unknown) => {
     if (key === "__proto__") throw new SyntaxError(key);
     return value;
   };
-  let message: unknown;
-  try {
-    if (isUtf8(body)) message = JSON.parse(Buffer.from(body).toString(), refuseProto);
-  } catch {
-    // `message` stays undefined
-  }
-  if (Array.isArray(message)) return answer(400, "one message a request: batches are not served");
-  if (typeof message === "object" && message !== null) return message;
-  return answer(400, "the body is not a JSON-RPC message");
+  const message = await new Response(body).text()
+    .then((text) => JSON.parse(text, refuseProto) as unknown)
+    .catch(() => undefined);
+  if (Array.isArray(message)) throw answer(400, "one message a request: batches are not served");
+  if (!isObject(message)) throw answer(400, "the body is not a JSON-RPC message");
+  return message as { method?: unknown; params?: { name?: unknown } };
 }
 
 /** CORS, for clients that run in a browser. */
 function allowOrigin(request: Request, origin: string, headers: Headers): void {
   const asked = request.headers.get("access-control-request-headers") ?? "";
-  const ofProtocol = asked.split(/ *, */).filter((name) => /^mcp-[a-z0-9-]+$/i.test(name));
-  const allowed = ["Authorization", "Content-Type", "Accept", "Last-Event-ID"];
-  const mcpNames = ["Mcp-Protocol-Version", "Mcp-Method", "Mcp-Name", "Mcp-Session-Id"];
+  const more = asked.match(/\bmcp-[a-z0-9-]+/gi) ?? []; // what a later revision adds
   headers.set("Access-Control-Allow-Origin", origin);
   headers.set("Access-Control-Allow-Methods", "GET, POST, OPTIONS");
-  headers.set("Access-Control-Allow-Headers", [...allowed, ...mcpNames, ...ofProtocol].join(", "));
+  headers.set("Access-Control-Allow-Headers", [CORS_HEADERS, ...more].join(", "));
   headers.set("Access-Control-Expose-Headers", "WWW-Authenticate, Retry-After");
   headers.set("Vary", "Origin, Access-Control-Request-Headers");
 }
@@ -1173,10 +1109,170 @@ Paste this URL where your app asks for a connector (an MCP server), and click Au
 // ---- 8. Memory -------------------------------------------------------------------------
 // One row a person: the state, the receipts of its newest changes, and a version. A change is:
 // read the row, decide, write it back if the version is still the one seen, else again. So a
-// change and its receipt cannot come apart, and two changes at once both survive.
+// change and its receipt cannot come apart, and of two changes at once both survive.
 
 const RECEIPTS = 100; // the newest that are kept …
 const RECEIPT_BYTES = 512 * 1024; // … as long as they are no larger than this together
+const WRITE_MS = 1_000; // a write is not sent when less is left for its answer
+
+type Json = Record<string, unknown>;
+export interface Receipt {
+  id: string;
+  at: string; // ISO 8601
+  tool: string;
+  ref: string; // of the log line
+  changes: ChangedUnit[];
+  undoable: boolean;
+  undone: boolean;
+  undoes?: string | undefined; // the id of the change that this one took back
+}
+/** One tool's call, as far as its receipt and its deadline need it. */
+interface Call extends Pick<Receipt, "tool" | "ref" | "undoable"> {
+  person: Person;
+  until: number; // performance.now(), in milliseconds
+}
+
+/** A person's changes take turns within this process: forty at once would use up their time
+ *  reading each other's versions. */
+export function queueByPerson() {
+  const turns = new Map<string, Promise<unknown>>();
+  return <T>(personId: string, work: () => Promise<T>): Promise<T> => {
+    const turn = (turns.get(personId) ?? Promise.resolve()).then(work, work);
+    const done = () => void (turns.get(personId) === turn && turns.delete(personId));
+    turns.set(personId, turn);
+    turn.then(done, done);
+    return turn;
+  };
+}
+/** Until there is a result, after growing pauses. @throws Fault when too little time is left. */
+async function again<T>(until: number, attempt: () => Promise<T | undefined>): Promise<T> {
+  for (let pause = 10; performance.now() + WRITE_MS < until; pause *= 2) {
+    const result = await attempt();
+    if (result !== undefined) return result;
+    await Bun.sleep(pause * Math.random());
+  }
+  throw new Fault("somebody else kept changing or holding the row");
+}
+
+const isObject = (value: unknown): value is Json => typeof value === "object" && value !== null;
+const own = (value: unknown, key: string) =>
+  isObject(value) && Object.hasOwn(value, key) ? value[key] : undefined;
+
+/** What differs, unit by unit. */
+export function changedUnits(empty: object, before: object, after: object): ChangedUnit[] {
+  const keys = Object.keys({ ...before, ...after });
+  const units = keys.flatMap((key): ChangedUnit[] => {
+    const [kind, old, now] = [own(empty, key), own(before, key), own(after, key)];
+    if (!isObject(kind) || Array.isArray(kind)) return [{ key, before: old, after: now }];
+    const entries = Object.keys({ ...(old as Json), ...(now as Json) });
+    return entries.map((entry) => ({ key, entry, before: own(old, entry), after: own(now, entry) }));
+  });
+  return units.filter((unit) => !Bun.deepEquals(unit.before, unit.after));
+}
+/** The state with what a unit was before. */
+function putBack(state: object, { key, entry, before }: ChangedUnit): object {
+  const next = structuredClone(state) as Json;
+  const into = entry === undefined ? next : (next[key] as Json);
+  if (before === undefined) delete into[entry ?? key];
+  else into[entry ?? key] = before;
+  return next;
+}
+
+/** The change to take back. @throws Refusal if there is none, or a later one stands in the way. */
+function undoTarget(receipts: Receipt[], actionId?: string): Receipt {
+  const target = receipts.find(({ id, undone, undoable }) =>
+    actionId ? id === actionId : !undone && undoable);
+  if (!target || target.undone) throw new Refusal("action", `There is no such action to undo; \
+user_list_actions lists what can be undone.`);
+  if (!target.undoable) throw new Refusal("action", "That change is final: it can't be undone.");
+  const nameOfUnit = ({ key, entry }: ChangedUnit) => JSON.stringify([key, entry]);
+  const touched = new Set(target.changes.map(nameOfUnit));
+  const later = receipts.slice(0, receipts.indexOf(target));
+  const standing = later.filter(({ undone, undoes }) => !undone && !undoes);
+  if (standing.some(({ changes }) => changes.some((unit) => touched.has(nameOfUnit(unit))))) {
+    throw new Refusal("overlap", `That can't be undone by itself: a later change touched the \
+same thing. Undo the later one first.`);
+  }
+  return target;
+}
+function keepNewest(receipts: Receipt[]): Receipt[] {
+  let bytes = 0;
+  return receipts.slice(0, RECEIPTS).filter((receipt, index) => {
+    bytes += JSON.stringify(receipt).length;
+    return index === 0 || bytes <= RECEIPT_BYTES;
+  });
+}
+
+type PersonMemory = ReturnType<typeof memoryOf>;
+/** One person's memory, for one call of one tool. */
+function memoryOf({ app, store, inTurn }: Server, { person, until, ...call }: Call) {
+  const { id, email } = person;
+  const find = () => store.read(id);
+  const stateOf = (row: Row | undefined): object => {
+    const { data, error } = app.State.safeParse({ ...app.empty, ...row?.state });
+    if (error) throw new Fault("what is stored is not what State takes now");
+    return data;
+  };
+  const write = async <T>(statement: () => Promise<T>): Promise<T> => {
+    if (performance.now() + WRITE_MS > until) throw new Fault("too late to write");
+    return statement();
+  };
+  const known = async (): Promise<Row | undefined> => {
+    const row = await find();
+    if (row?.version && row.email === email) return row;
+    await write(() => store.welcome(id, email));
+    return find();
+  };
+  /** `decide` gives the next state and, for an undo, the id of the change that it takes back. */
+  type Decide = (state: object, receipts: Receipt[]) => [next: object, undoes?: string];
+  const change = (decide: Decide) => inTurn(id, () => again(until, async () => {
+    const row = await known();
+    if (!row) return undefined; // erased a moment ago
+    const before = stateOf(row);
+    const [next, undoes] = decide(before, row.receipts);
+    const { data: state, error } = app.State.safeParse(next);
+    if (error) throw new Refusal("state", `${complaint(error)}.`);
+    const result = { state, undone: undoes ?? "" };
+    const changes = changedUnits(app.empty, before, state);
+    if (changes.length === 0) return result;
+    const entry = { id: randomBytes(6).toString("base64url"), at: new Date().toISOString() };
+    const undoable = call.undoable && !undoes;
+    const receipt: Receipt = { ...call, ...entry, changes, undoable, undone: false, undoes };
+    const older = row.receipts.map((one) => (one.id === undoes ? { ...one, undone: true } : one));
+    const receipts = keepNewest([receipt, ...older]);
+    const done = await write(() => store.commit(id, row.version, { state, receipts }));
+    return done ? result : undefined;
+  }));
+
+  return {
+    read: async () => stateOf(await find()),
+    /** Makes the person known. */
+    welcome: async () => stateOf(await known()),
+    memberSince: async () => (await find())?.memberSince ?? null,
+    change: async (decide: (state: object) => object) =>
+      (await change((state) => [decide(state)])).state,
+    undo: (actionId?: string) => change((state, receipts) => {
+      const target = undoTarget(receipts, actionId);
+      return [target.changes.reduce(putBack, state), target.id];
+    }),
+    receipts: async () => (await find())?.receipts ?? [],
+    version: async () => (await find())?.version ?? "",
+    /** Erases everything, if `agreed` says so to the version of what there is. */
+    forget: (agreed: (version: string) => boolean) => inTurn(id, () => again(until, async () => {
+      const row = await find();
+      if (!row || !agreed(row.version)) throw new Refusal("confirm", `confirm takes the code that \
+the last call without it gave, once and within five minutes, and nothing may have been saved \
+since. Nothing was erased.`);
+      const done = await write(() => store.forget(id, row.version));
+      return done || undefined;
+    })),
+  };
+}
+
+// ---- 9. Stores -------------------------------------------------------------------------
+// SQLite locally, Postgres in production: the same statements over two small adapters. Each is
+// one plain statement, so there is no transaction to be cut in two; the person comes first
+// everywhere, so forgetting whose data it is does not compile.
 
 export interface Row {
   memberSince: string | null; // ISO 8601
@@ -1185,217 +1281,33 @@ export interface Row {
   receipts: Receipt[]; // newest first
   version: string; // random at each change: never a counter, or a forgotten person comes back
 }
-export interface Receipt {
-  id: string;
-  at: string; // ISO 8601
-  tool: string;
-  ref: string; // of the log line
-  undoable: boolean;
-  undone: boolean;
-  undoes?: string; // the id of the change that this one took back
-  changes: ChangedUnit[];
-}
-interface Call {
-  person: Person;
-  tool: string;
-  undoable: boolean;
-  ref: string;
-  until: number;
-}
-type Json = Record<string, unknown>;
-
-/** A person's changes take turns within this process: forty at once would use up their time
- *  reading each other's versions. */
-export function queueByPerson() {
-  const turns = new Map<string, Promise<unknown>>();
-  return <T>(personId: string, work: () => Promise<T>): Promise<T> => {
-    const turn = (turns.get(personId) ?? Promise.resolve()).then(work, work);
-    turns.set(personId, turn);
-    const done = () => void (turns.get(personId) === turn && turns.delete(personId));
-    turn.then(done, done);
-    return turn;
-  };
-}
-/** Again until there is a result, after a growing pause. @throws Fault once `until` is over. */
-async function again<T>(until: number, attempt: () => Promise<T | undefined>): Promise<T> {
-  for (let pause = 5; performance.now() + pause < until; pause *= 2) {
-    const result = await attempt();
-    if (result !== undefined) return result;
-    await Bun.sleep(pause * (0.5 + Math.random()));
-  }
-  throw new Fault("somebody else kept changing or holding the row");
-}
-
-const isCollection = (value: unknown): value is Json =>
-  typeof value === "object" && value !== null && !Array.isArray(value);
-const own = (value: unknown, key: string) =>
-  isCollection(value) && Object.hasOwn(value, key) ? value[key] : undefined;
-
-/** What differs, unit by unit. */
-export function changedUnits(empty: object, before: object, after: object): ChangedUnit[] {
-  const changes: ChangedUnit[] = [];
-  const compare = (unit: ChangedUnit) => {
-    if (!Bun.deepEquals(unit.before, unit.after)) changes.push(unit);
-  };
-  for (const key of Object.keys({ ...before, ...after })) {
-    const [old, now] = [own(before, key), own(after, key)];
-    if (!isCollection(own(empty, key))) compare({ key, before: old, after: now });
-    else for (const entry of Object.keys({ ...(old as Json), ...(now as Json) })) {
-      compare({ key, entry, before: own(old, entry), after: own(now, entry) });
-    }
-  }
-  return changes;
-}
-/** The state with what a unit was before. */
-function putBack(state: Json, { key, entry, before }: ChangedUnit): Json {
-  const [into, name] = entry === undefined ? [state, key] : [own(state, key) as Json, entry];
-  const { [name]: _, ...rest } = into;
-  const next = before === undefined ? rest : { ...rest, [name]: before };
-  return entry === undefined ? next : { ...state, [key]: next };
-}
-const unitName = ({ key, entry }: ChangedUnit) => JSON.stringify([key, entry]);
-
-/** The change to take back. @throws Refusal if there is none, or a later one stands in the way. */
-function undoTarget(receipts: Receipt[], actionId?: string): Receipt {
-  const isOpen = (receipt: Receipt) => !receipt.undone && receipt.undoable;
-  const at = receipts.findIndex((receipt) => isOpen(receipt) && receipt.id === (actionId ?? receipt.id));
-  const target = receipts[at];
-  if (!target) {
-    const final = receipts.some(({ id, undoable }) => id === actionId && !undoable);
-    throw new Refusal("action", final ? "That change is final: it can't be undone."
-      : "There is no such action to undo; user_list_actions lists what can be undone.");
-  }
-  const later = receipts.slice(0, at).filter(({ undone, undoes }) => !undone && !undoes);
-  const touched = new Set(later.flatMap(({ changes }) => changes.map(unitName)));
-  if (!target.changes.some((unit) => touched.has(unitName(unit)))) return target;
-  throw new Refusal("overlap", `That can't be undone by itself: a later change touched the same \
-thing. Undo the later one first.`);
-}
-
-/** What common tools may do with a person's memory. */
-export interface PersonMemory extends Memory {
-  /** Makes the person known. */
-  welcome(): Promise<object>;
-  memberSince(): Promise<string | null>;
-  actions(limit: number): Promise<z.infer<typeof Action>[]>;
-  undo(actionId?: string): Promise<{ state: object; undone: string }>;
-  whatThereIs(): Promise<{ version: string; actions: number }>;
-  /** Erases everything, if `agreed` says so to the version of what there is. */
-  forget(agreed: (version: string) => boolean): Promise<true>;
-}
-
-/** One person's memory, for one call of one tool. */
-function memoryOf({ app, store, inTurn }: Server, call: Call): PersonMemory {
-  const { person: { id, email }, until } = call;
-  const find = () => store.read(id, until);
-  const stateOf = (row: Row | undefined): object => {
-    const { data, error } = app.State.safeParse({ ...app.empty, ...row?.state });
-    if (error) throw new Fault("what is stored is not what State takes now");
-    return data;
-  };
-  const known = async (): Promise<Row | undefined> => {
-    const row = await find();
-    if (row?.version && row.email === email) return row;
-    await store.welcome(id, email, until);
-    return find();
-  };
-  type Decision = { next: object; undoes?: string };
-  const change = (decide: (state: object, row: Row) => Decision) =>
-    inTurn(id, () => again(until, async () => {
-      const row = await known();
-      if (!row) return undefined;
-      const before = stateOf(row);
-      const { next, undoes } = decide(before, row);
-      const { data: state, error } = app.State.safeParse(next);
-      if (error) throw new Refusal("state", `${complaint(error)}.`);
-      const changes = changedUnits(app.empty, before, state);
-      if (changes.length === 0) return { state, undoes };
-      const receipts = keepNewest([newReceipt(call, changes, undoes), ...row.receipts], undoes);
-      return (await store.commit(id, row.version, { state, receipts }, until)) ? { state, undoes } : undefined;
-    }));
-
-  return {
-    read: async () => stateOf(await find()),
-    welcome: async () => stateOf(await known()),
-    memberSince: async () => (await find())?.memberSince ?? null,
-    change: async (decide) => (await change((state) => ({ next: decide(state) }))).state,
-    async undo(actionId) {
-      const { state, undoes } = await change((now, { receipts }) => {
-        const target = undoTarget(receipts, actionId);
-        return { next: target.changes.reduce(putBack, now as Json), undoes: target.id };
-      });
-      return { state, undone: undoes! };
-    },
-    async actions(limit) {
-      const receipts = (await find())?.receipts ?? [];
-      return receipts.slice(0, limit).map(({ id, at, tool, ref, undone, undoes, changes }) => {
-        const words = changes.map((unit) => app.describe(undoes ? { ...unit } : unit)).join("; ");
-        return { id, at, tool, summary: clip(undoes ? `undo: ${words}` : words, 170), undone, ref };
-      });
-    },
-    async whatThereIs() {
-      const row = await find();
-      return { version: row?.version ?? "", actions: row?.receipts.length ?? 0 };
-    },
-    forget: (agreed) => inTurn(id, () => again(until, async () => {
-      const row = await find();
-      if (!row || !agreed(row.version)) throw new Refusal("confirm", `confirm takes the code that \
-the last call without it gave, once and within five minutes, and nothing may have been saved \
-since. Nothing was erased.`);
-      return (await store.forget(id, row.version, until)) || undefined;
-    })),
-  };
-}
-function newReceipt({ tool, ref, undoable }: Call, changes: ChangedUnit[], undoes?: string): Receipt {
-  const id = randomBytes(6).toString("base64url");
-  const receipt = { id, at: new Date().toISOString(), tool, ref, undoable, undone: false, changes };
-  return undoes ? { ...receipt, undoable: false, undoes } : receipt;
-}
-function keepNewest(receipts: Receipt[], undone?: string): Receipt[] {
-  let bytes = 0;
-  return receipts
-    .slice(0, RECEIPTS)
-    .map((receipt) => (receipt.id === undone ? { ...receipt, undone: true } : receipt))
-    .filter((receipt, index) => (bytes += JSON.stringify(receipt).length) < RECEIPT_BYTES || index === 0);
-}
-
-// ---- 9. Stores -------------------------------------------------------------------------
-// SQLite locally, Postgres in production: the same statements over two small adapters. Each is
-// one plain statement, so there is no transaction to be cut in two; the person comes first
-// everywhere, so forgetting whose data it is does not compile.
-
-/** `until`: when to have settled, in milliseconds of performance.now(). */
+/** Each settles within STORE_MS. */
 export interface Store {
   kind: "sqlite" | "postgres";
   /** The person's row; undefined for somebody who is not known. */
-  read(personId: string, until: number): Promise<Row | undefined>;
+  read(personId: string): Promise<Row | undefined>;
   /** Makes the person known, once, and keeps their latest e-mail. */
-  welcome(personId: string, email: string | null, until: number): Promise<void>;
+  welcome(personId: string, email: string | null): Promise<void>;
   /** Writes, if the version is still the one seen. False: it isn't, or somebody holds the row,
    *  and nothing was written. A write that arrives late or twice is false by construction. */
-  commit(
-    personId: string,
-    versionSeen: string,
-    next: { state: object; receipts: Receipt[] },
-    until: number,
-  ): Promise<boolean>;
+  commit(personId: string, versionSeen: string, next: Pick<Row, "state" | "receipts">): Promise<boolean>;
   /** Erases, if the version is still the one seen. */
-  forget(personId: string, versionSeen: string, until: number): Promise<boolean>;
+  forget(personId: string, versionSeen: string): Promise<boolean>;
   /** Does what a visit does, for nobody. @throws if a visit would fail. */
-  ping(until: number): Promise<void>;
+  ping(): Promise<void>;
   close(): Promise<void>;
 }
 
-const WRITE_MS = 1_000; // a write is not sent when less is left for its answer
+const STORE_MS = 3_500;
 const START_MS = 7_000; // Neon sleeps, and waking it takes seconds
 const IDLE_SECONDS = 20; // then a connection to Postgres is closed, and Neon may sleep
 
-type Value = string | null | object; // an object is stored as JSON
-type Query = (sql: string, values: Value[], until: number) => Promise<Json[]>;
-interface Database_ {
+/** What the two databases do each in its own way. An object among the values is kept as JSON. */
+interface Connection {
   kind: Store["kind"];
-  query: Query;
-  /** A condition that is always true and, in Postgres, waits for nobody who holds the row. */
+  query(sql: string, values?: unknown[]): Promise<Json[]>;
+  addTables(): Promise<unknown>;
+  /** A condition that is always true and, in Postgres, keeps from waiting for who holds the row. */
   promptly: string;
   close(): Promise<void>;
 }
@@ -1411,7 +1323,7 @@ const COLUMNS = [
   "user_state add column receipts jsonb not null default '[]'",
   "user_state add column version text not null default ''",
 ];
-const PING = [
+const VISIT = [ // of nobody
   `insert into users (id, email, created_at)
     select id, email, created_at from users where false on conflict (id) do nothing`,
   `insert into user_state (user_id, state, receipts, version)
@@ -1419,113 +1331,102 @@ const PING = [
     on conflict (user_id) do nothing`,
   "update user_state set version = version where false",
 ];
-
 const newVersion = () => randomBytes(12).toString("base64url");
-const jsonOf = (value: unknown) => (typeof value === "string" ? JSON.parse(value) : value);
+const fromJson = (value: unknown) => (typeof value === "string" ? JSON.parse(value) : value);
 
-function storeOver({ kind, query, promptly, close }: Database_): Store {
-  const write = async (sql: string, values: Value[], until: number): Promise<boolean> => {
-    if (until - performance.now() < WRITE_MS) throw new Fault("too late to write");
-    return (await query(`${sql} returning 1`, values, until)).length > 0;
+/** A store whose tables are right: they are touched only if a visit would fail without. */
+async function openStore({ kind, query, addTables, promptly, close }: Connection): Promise<Store> {
+  const write = async (sql: string, values: unknown[]): Promise<boolean> =>
+    (await query(`${sql} returning 1`, values)).length > 0;
+  const ping = async () => {
+    for (const statement of VISIT) await query(statement);
   };
-  const read: Store["read"] = async (id, until) => {
-    const [row] = await query(`
-      select created_at, email, state, receipts, version
-      from users left join user_state on user_id = id where id = $1`, [id], until);
-    if (!row) return undefined;
-    return {
-      memberSince: row.created_at ? new Date(row.created_at as string).toISOString() : null,
-      email: row.email as string | null,
-      state: jsonOf(row.state) ?? {},
-      receipts: jsonOf(row.receipts) ?? [],
-      version: (row.version ?? "") as string,
-    };
-  };
+  await ping().catch(async () => {
+    await addTables();
+    const now = new Date().toISOString();
+    await query("update users set created_at = $1 where created_at is null", [now]);
+    await ping();
+  });
   return {
     kind,
-    read,
-    async welcome(id, email, until) {
-      const now = new Date().toISOString();
+    ping,
+    close,
+    async read(id) {
+      const [row] = await query(`
+        select created_at, email, state, receipts, version
+        from users left join user_state on user_id = id where id = $1`, [id]);
+      return row && {
+        memberSince: row.created_at ? new Date(row.created_at as string).toISOString() : null,
+        email: row.email as string | null,
+        state: fromJson(row.state) ?? {},
+        receipts: fromJson(row.receipts) ?? [],
+        version: (row.version as string | null) ?? "",
+      };
+    },
+    async welcome(id, email) {
       await write(`insert into users (id, email, created_at)
         values ($1, case when ${promptly} then $2 end, $3)
-        on conflict (id) do nothing`, [id, email, now], until);
+        on conflict (id) do nothing`, [id, email, new Date().toISOString()]);
       await write(`update users set email = $1
-        where id = $2 and email is distinct from $1 and ${promptly}`, [email, id], until);
+        where id = $2 and email is distinct from $1 and ${promptly}`, [email, id]);
       await write(`insert into user_state (user_id, state, receipts, version)
         values ($1, '{}', '[]', case when ${promptly} then $2 end)
         on conflict (user_id) do update set version = excluded.version
-        where user_state.version = ''`, [id, newVersion()], until);
+        where user_state.version = ''`, [id, newVersion()]);
     },
-    commit: (id, versionSeen, { state, receipts }, until) =>
+    commit: (id, versionSeen, { state, receipts }) =>
       write(`update user_state set state = $1, receipts = $2, version = $3
         where user_id = $4 and version = $5 and ${promptly}`,
-      [state, receipts, newVersion(), id, versionSeen], until),
-    async forget(id, versionSeen, until) {
+      [state, receipts, newVersion(), id, versionSeen]),
+    async forget(id, versionSeen) {
       await write(`delete from user_state
-        where user_id = $1 and version = $2 and ${promptly}`, [id, versionSeen], until);
+        where user_id = $1 and version = $2 and ${promptly}`, [id, versionSeen]);
       return write(`delete from users where id = $1 and ${promptly}
-        and not exists (select 1 from user_state where user_id = $1)`, [id], until);
+        and not exists (select 1 from user_state where user_id = $1)`, [id]);
     },
-    async ping(until) {
-      await read("", until);
-      for (const statement of PING) await query(statement, [], until);
-    },
-    close,
   };
 }
 
-/** A store whose tables are right. They are touched only if a visit would fail without. */
-async function prepared(database: Database_, addTables: () => Promise<unknown>): Promise<Store> {
-  const store = storeOver(database);
-  const until = performance.now() + START_MS;
-  await store.ping(until).catch(async () => {
-    await withDeadline(until, addTables);
-    const now = new Date().toISOString();
-    await database.query("update users set created_at = $1 where created_at is null", [now], until);
-    await store.ping(until);
-  });
-  return store;
-}
-
-export function sqliteStore(path: string): Promise<Store> {
+export async function sqliteStore(path: string): Promise<Store> {
   const inMemory = path === ":memory:";
-  if (!inMemory) closeSync(openSync(path, "a", 0o600)); // made here, so that nobody else can read it
-  const db = new Database(path, { create: true });
+  if (!inMemory) closeSync(openSync(path, "a", 0o600)); // before SQLite makes it for all to read
+  const db = new Database(path);
   if (!inMemory) chmodSync(path, 0o600);
   const file = () => (inMemory ? 0 : statSync(path).ino);
   const opened = file();
   // bun:sqlite is synchronous: SQLite's own busy_timeout would stop every request, not just one.
-  const patiently = async <T>(work: () => T, until: number): Promise<T> => {
-    for (;;) {
+  const patiently = async <T>(work: () => T): Promise<T> => {
+    for (const end = performance.now() + STORE_MS; ; await Bun.sleep(20)) {
       try {
         return work();
       } catch (error) {
-        const { code } = error as { code?: string };
-        if (!code?.startsWith("SQLITE_BUSY") || performance.now() + WRITE_MS > until) throw error;
+        const isBusy = (error as { code?: string }).code?.startsWith("SQLITE_BUSY");
+        if (!isBusy || performance.now() > end) throw error;
       }
-      await Bun.sleep(20);
     }
   };
-  const query: Query = (sql, values, until) => patiently(() => {
-    if (file() !== opened) throw new Fault("the SQLite file was moved or deleted");
-    const plain = values.map((value) => (Object(value) === value ? JSON.stringify(value) : value));
-    return db.query(sql).all(...(plain as string[])) as Json[];
-  }, until);
-  const addTables = () => patiently(() => {
-    db.run(TABLES);
-    for (const column of COLUMNS) {
-      const [table, name] = [column.split(" ")[0], column.split(" ")[3]];
-      const columns = db.query(`select name from pragma_table_info('${table}')`).values().flat();
-      if (!columns.includes(name!)) db.run(`alter table ${column}`);
-    }
-  }, performance.now() + START_MS);
-  const pragmas = () => db.run(`
+  await patiently(() => db.run(`
     pragma journal_mode = wal;   -- who reads does not wait for who writes
     pragma synchronous = full;   -- an acknowledged save outlives a power cut
-    pragma foreign_keys = on;`);
-  const close = async () => db.close();
-  return patiently(pragmas, performance.now() + START_MS)
-    .then(() => prepared({ kind: "sqlite", query, promptly: "true", close }, addTables));
+    pragma foreign_keys = on;`));
+  return openStore({
+    kind: "sqlite",
+    promptly: "true",
+    close: async () => db.close(),
+    query: (sql, values = []) => patiently(() => {
+      if (file() !== opened) throw new Fault("the SQLite file was moved or deleted");
+      const plain = values.map((value) => (isObject(value) ? JSON.stringify(value) : value));
+      return db.query(sql).all(...(plain as string[])) as Json[];
+    }),
+    addTables: () => patiently(() => {
+      db.run(TABLES);
+      for (const column of COLUMNS) {
+        const [table, , , name] = column.split(" ");
+        const has = db.query("select 1 from pragma_table_info($1) where name = $2");
+        if (!has.get(table!, name!)) db.run(`alter table ${column}`);
+      }
+    }),
+  });
 }
 
 interface Pool {
@@ -1535,27 +1436,28 @@ interface Pool {
 }
 /** postgres.js's own pool, until a connection lets it down. Left to itself, it would try for ever
  *  with a server that hangs or hangs up, and strand the sockets that it was opening. */
-function openPool(url: URL, options: postgres.Options<Record<string, never>>): Pool {
+function openPool(url: URL, options: object): Pool {
   const sockets = new Set<net.Socket>();
   let retired = false;
   const retire = () => {
-    if (retired) return;
-    retired = true;
-    setTimeout(() => {
+    if (!retired) setTimeout(() => {
       void sql.end({ timeout: 0 });
       for (const socket of sockets) socket.destroy();
     }, 1_000);
+    retired = true;
   };
   const connect = () => new Promise<net.Socket>((resolve, reject) => {
-    if (retired) return reject(new Fault("connection lost")); // postgres.js tries again by itself
+    if (retired) return reject(new Fault("connection lost")); // it tries again by itself
     const since = performance.now();
     const host = url.hostname.replace(/^\[|\]$/g, "");
     const socket = net.connect(Number(url.port || 5432), host, () => resolve(socket));
     Object.assign(socket, { host }); // what the certificate has to name
-    sockets.add(socket.once("error", reject).once("close", () => {
+    sockets.add(socket.once("error", reject));
+    socket.once("close", () => {
       sockets.delete(socket);
-      if (performance.now() - since < IDLE_SECONDS * 1000) retire(); // else it was just idle
-    }));
+      const isYoung = performance.now() - since < IDLE_SECONDS * 1000; // else it was just idle
+      if (isYoung) retire();
+    });
   });
   const sql = postgres(url.href, { ...options, socket: connect } as object);
   return { sql, retire };
@@ -1567,7 +1469,7 @@ export function postgresStore(databaseUrl: string): Promise<Store> {
   const url = new URL(databaseUrl);
   // postgres.js can't bind the channel, and would send this on as a setting that the server
   // refuses. Whoever asks for it wants nobody in the middle: checking the certificate sees to that.
-  const wantsBinding = url.searchParams.get("channel_binding") === "require";
+  const isBound = url.searchParams.get("channel_binding") === "require";
   url.searchParams.delete("channel_binding");
   const options = {
     max: 10,
@@ -1576,35 +1478,34 @@ export function postgresStore(databaseUrl: string): Promise<Store> {
     idle_timeout: IDLE_SECONDS,
     connect_timeout: START_MS / 1000,
     onnotice: () => {},
-    ...(wantsBinding && !isLoopback(url.hostname) && { ssl: "verify-full" as const }),
+    ...(isBound && !isLoopback(url.hostname) && { ssl: "verify-full" }),
   };
   let pool: Pool | undefined;
-  const run = async <T>(work: (sql: postgres.Sql) => PromiseLike<T>, until: number): Promise<T> => {
+  const run = async (ms: number, sql: string, values?: unknown[]): Promise<Json[]> => {
     const mine = (pool ??= openPool(url, options));
+    const typed = values?.map((one) => (isObject(one) ? mine.sql.json(one as never) : one));
     try {
-      return await withDeadline(until, async () => work(mine.sql));
+      return await withDeadline(performance.now() + ms, () => mine.sql.unsafe(sql, typed as string[]));
     } catch (error) {
       const isAnswer = error instanceof postgres.PostgresError && error.severity === "ERROR";
-      if (isAnswer && error.code === LOCK_NOT_AVAILABLE) return [] as T;
+      if (isAnswer && error.code === "55P03") return []; // lock_timeout: somebody holds the row
       if (isAnswer) throw error;
       mine.retire(); // lost, or it owes us an answer
       if (pool === mine) pool = undefined;
       throw error;
     }
   };
-  const query: Query = (sql, values, until) => run(({ unsafe, json }) => {
-    const typed = values.map((value) => (Object(value) === value ? json(value as never) : value));
-    return unsafe<Json[]>(sql, typed as string[]);
-  }, until);
-  const columns = COLUMNS.map((column) => `alter table ${column.replace("column", "column if not exists")};`);
-  // Replicas that start at once take turns, until the end of this one implicit transaction.
-  const ddl = `select pg_advisory_xact_lock(724301); ${TABLES} ${columns.join(" ")}`;
-  const addTables = () => run((sql) => sql.unsafe(ddl), performance.now() + START_MS);
-  const promptly = "(select set_config('lock_timeout', '200ms', true)) is not null";
-  const close = async () => pool?.sql.end({ timeout: 1 });
-  return prepared({ kind: "postgres", query, promptly, close }, addTables);
+  const columns = COLUMNS.map((one) => one.replace("column", "column if not exists"));
+  return openStore({
+    kind: "postgres",
+    promptly: "(select set_config('lock_timeout', '200ms', true)) is not null",
+    close: async () => pool?.sql.end({ timeout: 1 }),
+    query: (sql, values) => run(STORE_MS, sql, values),
+    // Replicas that start at once take turns, until the end of this one implicit transaction.
+    addTables: () => run(START_MS, `select pg_advisory_xact_lock(724301); ${TABLES}
+      ${columns.map((one) => `alter table ${one};`).join("\n")}`),
+  });
 }
-const LOCK_NOT_AVAILABLE = "55P03";
 
 // ---- 10. Start -------------------------------------------------------------------------
 // Nothing above runs on import, so tests can take the file apart. A person at a terminal is told
@@ -1622,22 +1523,21 @@ export function logTo(out: Pick<NodeJS.WriteStream, "write" | "writableLength">)
   };
 }
 
-function signInOf({ authDisabled, mockAuth, issuer }: Config): string {
-  if (authDisabled) return "none: everybody is local-demo";
-  return mockAuth ? `${issuer} (mock-auth.ts)` : issuer;
-}
-function memoryAt({ databaseUrl }: Config): string {
-  return isSqlite(databaseUrl) ? databaseUrl : `postgres at ${new URL(databaseUrl).hostname}`;
-}
-function greeting({ slug, name }: App, config: Config): string {
-  const { resourceUrl, mockAuth, tunnel, issuer } = config;
+/** What a person at a terminal needs next; for anybody else the first three lines, in one. */
+function greeting({ slug, name }: App, config: Config, isTerminal = process.stdout.isTTY): string {
+  const { resourceUrl, mockAuth, tunnel, issuer, databaseUrl, authDisabled } = config;
+  const open = `The ${name} is open at ${resourceUrl}`;
+  const signIn = authDisabled ? "none: everybody is local-demo"
+    : mockAuth ? `${issuer} (mock-auth.ts)` : issuer;
+  const memory = isSqlite(databaseUrl) ? databaseUrl : `postgres at ${new URL(databaseUrl).hostname}`;
+  if (!isTerminal) return `${open}; sign-in: ${signIn}; memory: ${memory}`;
   const passphrase = tunnel ? "&passphrase=THE-PASSPHRASE" : "";
   const mint = `$(curl -s "${issuer}/token?sub=reader-A&aud=${resourceUrl}${passphrase}")`;
   return `
-  The ${name} is open at ${resourceUrl}
+  ${open}
 
-  sign-in   ${signInOf(config)}
-  memory    ${memoryAt(config)}
+  sign-in   ${signIn}
+  memory    ${memory}
 
   Claude Code   claude mcp add --transport http ${slug} ${resourceUrl}
   Inspector     npx @modelcontextprotocol/inspector@2 --cli ${resourceUrl} --transport http \\
@@ -1650,42 +1550,46 @@ function greeting({ slug, name }: App, config: Config): string {
                        "params":{"name":"begin_session","arguments":{}}}'
 `;
 }
-
-async function openStore({ databaseUrl }: Config): Promise<Store> {
-  try {
-    if (isSqlite(databaseUrl)) return await sqliteStore(databaseUrl.replace("sqlite:", ""));
-    return await postgresStore(databaseUrl);
-  } catch (error) {
-    const problem = `the database that DATABASE_URL names can't be used (${nameOf(error)})`;
-    throw new StartError(`Cannot start: ${problem}.`);
-  }
+function warn({ authDisabled, mockAuth, tunnel, resourceUrl, jwksUrl }: Config): void {
+  const say = (text: string) => console.error(`WARNING: ${text}`);
+  if (authDisabled) say("AUTH_DISABLED=1: nobody is asked who they are: all are local-demo.");
+  if (tunnel) say(`RESOURCE_URL is public: anyone who finds ${resourceUrl} can knock.`);
+  if (authDisabled || mockAuth) return;
+  // A wrong AUTH_JWKS_URL should show now, not at the first call.
+  fetch(jwksUrl, { signal: AbortSignal.timeout(5_000) })
+    .then(async (response) => z.looseObject({ keys: z.array(z.unknown()).min(1) }).parse(await response.json()))
+    .catch(() => say("AUTH_JWKS_URL gives no keys: nobody can sign in until it does."));
 }
 
-/** Serves the app until it is told to stop. @throws StartError, or what listening threw. */
+/** @throws StartError, or what listening threw. */
 async function serve(loadApp: () => Promise<App>): Promise<void> {
   if (!Bun.semver.satisfies(Bun.version, engines.bun)) {
     throw new StartError(`Cannot start: Bun ${engines.bun} is needed (this is ${Bun.version}).`);
   }
   const app = await loadApp();
   const config = readConfig(process.env, app.slug);
-  const mockAuth = config.mockAuth
-    ? await (await import("./mock-auth.ts")).mockAuth({ ...config, app })
-    : undefined;
-  const store = await openStore(config);
+  const { databaseUrl } = config;
+  const mock = config.mockAuth ? await import("./mock-auth.ts") : undefined;
+  const mockAuth = await mock?.mockAuth({ ...config, app });
+  const opening = isSqlite(databaseUrl) ? sqliteStore(databaseUrl.slice("sqlite:".length))
+    : postgresStore(databaseUrl);
+  const store = await opening.catch((error) => {
+    const problem = `the database that DATABASE_URL names can't be used (${nameOf(error)})`;
+    throw new StartError(`Cannot start: ${problem}.`);
+  });
   const server = Bun.serve({
     hostname: config.host,
     port: config.port,
     idleTimeout: 60, // seconds; Bun's ten would cut a slow answer off as an empty 200
     maxRequestBodySize: 4 * BODY_BYTES, // the wall behind our own 413
     development: false, // no error page with paths and stacks
-    reusePort: false, // else a second gateway would start beside this one, and take every other call
+    reusePort: false, // else a second gateway would start beside this one, and take half the calls
     fetch: createServer({ app, config, store, log: logTo(process.stdout) }, mockAuth),
   });
   process.stdout.on("error", () => {}); // who read our log has gone: the server goes on
-  const open = `The ${app.name} is open at ${config.resourceUrl}`;
   if (process.stdout.isTTY) console.log(greeting(app, config));
-  else console.error(`${open}; sign-in: ${signInOf(config)}; memory: ${memoryAt(config)}`);
-  warn(config, mockAuth);
+  else console.error(greeting(app, config));
+  warn(config);
 
   let stopping = false;
   const stop = async () => {
@@ -1700,28 +1604,17 @@ async function serve(loadApp: () => Promise<App>): Promise<void> {
   };
   process.on("SIGTERM", stop).on("SIGINT", stop);
 }
-function warn(config: Config, mockAuth?: Mounted): void {
-  const { authDisabled, tunnel, resourceUrl, jwksUrl } = config;
-  const say = (text: string) => console.error(`WARNING: ${text}`);
-  if (authDisabled) say("AUTH_DISABLED=1: nobody is asked who they are: all are local-demo.");
-  if (tunnel) say(`RESOURCE_URL is public: anyone who finds ${resourceUrl} can knock.`);
-  if (authDisabled || mockAuth) return;
-  // A wrong AUTH_JWKS_URL should show now, not at the first call.
-  void fetch(jwksUrl, { signal: AbortSignal.timeout(5_000) })
-    .then((response) => response.json() as Promise<{ keys?: unknown[] }>)
-    .then(({ keys }) => { if (!keys?.length) throw new Fault("no keys there"); })
-    .catch((error) => say(`AUTH_JWKS_URL gave no keys (${nameOf(error)}): nobody can sign in.`));
-}
 
 /** Starts an app, or says in one line why not and ends the process with code 1. */
 export async function start(loadApp: () => Promise<App>): Promise<void> {
   await serve(loadApp).catch((error) => {
     const { HOST, PORT = "8000" } = process.env;
-    let problem = nameOf(error);
-    if (error?.code === "EADDRINUSE") problem = `PORT ${PORT} is taken by another program`;
-    if (/^(ENOTFOUND|EADDRNOTAVAIL)$/.test(error?.code)) {
-      problem = `HOST takes an address of this machine (got ${JSON.stringify(HOST)})`;
-    }
+    const problems: Record<string, string> = {
+      EADDRINUSE: `PORT ${PORT} is taken by another program`,
+      ENOTFOUND: `HOST takes an address of this machine (got ${HOST})`,
+      EADDRNOTAVAIL: `HOST takes an address of this machine (got ${HOST})`,
+    };
+    const problem = problems[error?.code] ?? nameOf(error);
     console.error(error?.name === "StartError" ? error.message : `Cannot start: ${problem}.`);
     process.exit(1);
   });

@@ -37,9 +37,6 @@ export async function mint(claims: JWTPayload = {}, header: Record<string, unkno
 export const keyServer = (keys: object[] = [publicJwk]): Mounted => async (request) =>
   request.url === `${ISSUER}/jwks.json` ? Response.json({ keys }) : undefined;
 
-/** A moment this many milliseconds away, as the stores count time. */
-export const within = (ms: number) => performance.now() + ms;
-
 // ---- A gateway in this process ----
 
 export interface ToolResult {
