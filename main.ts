@@ -31,13 +31,13 @@
 //             ──▶ a tool: 1. The app or 6. Common tools ──▶ 8. Memory ──▶ 9. Stores
 
 import { Database } from "bun:sqlite";
-import { isUtf8 } from "node:buffer";
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import { chmodSync, closeSync, openSync, statSync } from "node:fs";
 import net from "node:net";
 import { z } from "zod";
 import * as mcp from "@modelcontextprotocol/server";
-import { createRemoteJWKSet, customFetch, errors, jwtVerify, type JWTVerifyGetKey } from "jose";
+import { createLocalJWKSet, createRemoteJWKSet, customFetch, errors, jwtVerify } from "jose";
+import type { JSONWebKeySet, JWTVerifyGetKey } from "jose";
 import postgres from "postgres";
 import { engines, version } from "./package.json" with { type: "json" };
 
@@ -500,15 +500,11 @@ function keySet(jwksUrl: string, mockAuth?: Mounted): JWTVerifyGetKey {
     if (performance.now() < notBefore) throw new Fault("the keys could not be had a moment ago");
     notBefore = performance.now() + 1_000; // a service in trouble is asked once a second
     const response = (await mockAuth?.(new Request(url, init))) ?? (await fetch(url, init));
-    const chunks: Uint8Array[] = [];
-    let bytes = 0;
-    for await (const chunk of response.body ?? []) {
-      bytes += chunk.length;
-      if (bytes > KEY_SET_BYTES) throw new Fault("the key set is over 64 KiB");
-      chunks.push(chunk);
-    }
+    // The SDK reads a body, of a response too, no further than so many bytes.
+    const body = await mcp.readRequestBody(response as never, KEY_SET_BYTES);
+    if (body.tooLarge) throw new Fault("the key set is over 64 KiB");
     if (response.ok) notBefore = 0;
-    return new Response(Buffer.concat(chunks), { status: response.status });
+    return new Response(body.text, response);
   };
   return createRemoteJWKSet(new URL(jwksUrl), {
     timeoutDuration: 2_000, // milliseconds: the tool needs what is left of its time
@@ -526,25 +522,24 @@ function keySet(jwksUrl: string, mockAuth?: Mounted): JWTVerifyGetKey {
 const SESSION_SECONDS = 3600;
 const CONFIRM_SECONDS = 300;
 
-/** Makes and checks one person's keys; each is good for one purpose, for a while, about one thing:
- *  4 bytes of expiry, 3 that make it unlike others of this second, 11 of MAC. */
+/** Makes and checks one person's keys, each good for one purpose and for a while: 4 bytes of
+ *  expiry, 3 that make it unlike others of the same second, 11 of MAC. */
 export function keysFor(secret: string, personId: string) {
-  const sign = (head: Buffer, purpose: string, about: string): string => {
-    const text = JSON.stringify([purpose, personId, head.toString("hex"), about]);
+  const sign = (head: Buffer, purpose: string) => {
+    const text = JSON.stringify([purpose, personId, head.toString("hex")]);
     const mac = createHmac("sha256", secret).update(text).digest();
     return Buffer.concat([head, mac.subarray(0, 11)]).toString("base64url");
   };
   return {
-    make(purpose: string, seconds: number, about = ""): string {
+    make(purpose: string, seconds: number) {
       const head = randomBytes(7);
       head.writeUInt32BE(Math.floor(Date.now() / 1000) + seconds);
-      return sign(head, purpose, about);
+      return sign(head, purpose);
     },
-    check(purpose: string, given: unknown, about = ""): boolean {
+    check(purpose: string, given: unknown) {
       if (typeof given !== "string" || !/^[\w-]{24}$/.test(given)) return false;
       const head = Buffer.from(given, "base64url").subarray(0, 7);
-      const expected = sign(head, purpose, about);
-      const isOurs = timingSafeEqual(Buffer.from(given), Buffer.from(expected));
+      const isOurs = timingSafeEqual(Buffer.from(given), Buffer.from(sign(head, purpose)));
       return isOurs && head.readUInt32BE() > Date.now() / 1000;
     },
   };
@@ -727,10 +722,10 @@ const instructionsOf = ({ name, instructions }: App) =>
 tool (but health) needs, the rules, the persona, and where the person left off. The key lasts 60 \
 minutes. ${instructions} ${FAIL_CLOSED}`;
 
-const Action = z.strictObject({
-  ...{ id: z.string(), at: z.string(), tool: z.string(), summary: z.string() },
-  ...{ undone: z.boolean(), ref: z.string() },
-});
+const string = z.string();
+const opening = { session: string, expires_in_seconds: z.int(), rules: string, persona: string };
+const action = { id: string, at: string, tool: string, summary: string, ref: string };
+
 const openingTools = ({ State }: App) => ({
   begin_session: tool({
     title: "Begin a visit",
@@ -738,14 +733,7 @@ const openingTools = ({ State }: App) => ({
     description: `Opens a visit. Returns the session key that the other tools need (it lasts 60 \
 minutes), the rules, the persona, and the person's saved state with a summary.`,
     input: {},
-    output: {
-      session: z.string(),
-      expires_in_seconds: z.number(),
-      rules: z.string(),
-      persona: z.string(),
-      state: State,
-      summary: z.string(),
-    },
+    output: { ...opening, state: State, summary: string },
     reminder: "Say in one sentence where the person left off, then ask what they would like.",
     run: async (_, { server: { app }, keys, memory }: CallContext) => {
       const state = await memory.welcome();
@@ -764,11 +752,7 @@ minutes), the rules, the persona, and the person's saved state with a summary.`,
     annotations: READS,
     description: "Tells whether the server and its memory work. Needs no session key.",
     input: {},
-    output: {
-      status: z.literal("ok"),
-      store: z.enum(["sqlite", "postgres"]),
-      version: z.string(),
-    },
+    output: { status: z.literal("ok"), store: z.enum(["sqlite", "postgres"]), version: string },
     reminder: "This is about the server; it says nothing about the person.",
     run: async (_, { server: { store } }: CallContext) => {
       await store.ping();
@@ -780,7 +764,7 @@ minutes), the rules, the persona, and the person's saved state with a summary.`,
     annotations: READS,
     description: "Returns the rules that begin_session gave.",
     input: {},
-    output: { rules: z.string() },
+    output: { rules: string },
     reminder: "The rules hold for this whole chat.",
     run: async (_, { server }: CallContext) => ({ rules: rulesOf(server.app) }),
   }),
@@ -789,7 +773,7 @@ minutes), the rules, the persona, and the person's saved state with a summary.`,
     annotations: READS,
     description: "Returns the persona that begin_session gave.",
     input: {},
-    output: { persona: z.string() },
+    output: { persona: string },
     reminder: "The persona holds for this whole chat.",
     run: async (_, { server }: CallContext) => ({ persona: server.app.persona }),
   }),
@@ -804,14 +788,14 @@ since when they are known here.`,
     input: {},
     output: {
       profile: z.strictObject({
-        email: z.string().min(1).nullable(),
+        email: string.min(1).nullable(),
         member_since: z.iso.datetime().nullable(),
       }),
     },
     reminder: "This is all that is known about who the person is.",
     run: async (_, { person, memory }: CallContext) => {
-      const member_since = await memory.memberSince();
-      return { profile: { email: person.email, member_since } };
+      const row = await memory.row();
+      return { profile: { email: person.email, member_since: row?.memberSince ?? null } };
     },
   }),
   user_get_state: tool({
@@ -819,7 +803,7 @@ since when they are known here.`,
     annotations: READS,
     description: "Returns everything that is saved for the person, and a summary in one line.",
     input: {},
-    output: { state: State, summary: z.string() },
+    output: { state: State, summary: string },
     reminder: "This is all that is saved for the person; there is nothing beyond it.",
     run: async (_, { server, memory }: CallContext) => {
       const state = await memory.read();
@@ -831,14 +815,16 @@ since when they are known here.`,
     annotations: READS,
     description: "Lists changes made for the person, newest first, each with the id to undo it.",
     input: { limit: z.int().min(1).max(100).default(20).describe("how many, 1 to 100") },
-    output: { actions: z.array(Action) },
+    output: { actions: z.array(z.strictObject({ ...action, undone: z.boolean() })) },
     reminder: "These are the newest changes on record; there may be older ones.",
     run: async ({ limit }, { server: { app }, memory }: CallContext) => {
-      const receipts = (await memory.receipts()).slice(0, limit);
-      return { actions: receipts.map(({ id, at, tool, undone, ref, undoes, changes }) => {
+      const receipts = (await memory.row())?.receipts.slice(0, limit) ?? [];
+      const actions = receipts.map(({ id, at, tool, undone, ref, undoes, changes }) => {
         const words = changes.map((change) => app.describe(change)).join("; ");
-        return { id, at, tool, summary: clip(`${undoes ? "undo: " : ""}${words}`, 180), undone, ref };
-      }) };
+        const summary = clip(`${undoes ? "undo: " : ""}${words}`, 180);
+        return { id, at, tool, summary, undone, ref };
+      });
+      return { actions };
     },
   }),
   user_undo: tool({
@@ -846,8 +832,8 @@ since when they are known here.`,
     annotations: WRITES,
     description: `Undoes one change made for the person: the newest that still stands, or the one \
 named. Later changes to other things stay.`,
-    input: { action_id: z.string().optional().describe("an id from user_list_actions") },
-    output: { state: State, undone: z.string() },
+    input: { action_id: string.optional().describe("an id from user_list_actions") },
+    output: { state: State, undone: string },
     reminder: "This one change was taken back; every other one stands.",
     run: async ({ action_id }, { memory }: CallContext) => memory.undo(action_id),
   }),
@@ -856,19 +842,21 @@ named. Later changes to other things stay.`,
     annotations: { ...WRITES, destructiveHint: true },
     description: `Erases the person's profile, state and history for good, in two steps: without \
 confirm it deletes nothing and returns a code; with the code, good for five minutes, it erases.`,
-    input: { confirm: z.string().optional().describe("the code that the first call returned") },
+    input: { confirm: string.optional().describe("the code that the first call returned") },
     output: {
-      confirm: z.string().optional(),
-      message: z.string().optional(),
+      confirm: string.optional(),
+      message: string.optional(),
       forgotten: z.literal(true).optional(),
     },
     reminder: "Unless this says forgotten, nothing was erased.",
     run: async ({ confirm }, { keys, memory }: CallContext) => {
+      // The code is about what there is now: whatever is saved later is not erased by it.
+      const purpose = (row?: Row) => `forget ${row?.version}`;
       if (confirm !== undefined) {
-        await memory.forget((version) => keys.check("forget", confirm, version));
+        await memory.forget((row) => keys.check(purpose(row), confirm));
         return { forgotten: true as const };
       }
-      const code = keys.make("forget", CONFIRM_SECONDS, await memory.version());
+      const code = keys.make(purpose(await memory.row()), CONFIRM_SECONDS);
       const message = `This erases the profile, all that is saved and the record of changes, for \
 good. Please ask the person first.`;
       return { confirm: code, message };
@@ -884,6 +872,8 @@ good. Please ask the person first.`;
 const BODY_BYTES = 256 * 1024;
 const CORS_HEADERS = `Authorization, Content-Type, Accept, Last-Event-ID, Mcp-Protocol-Version, \
 Mcp-Method, Mcp-Name, Mcp-Session-Id`;
+
+const NOT_OURS = "start it with the RESOURCE_URL that you use: it does not name this";
 
 const answer = (status: number, error: string, headers: Record<string, string> = {}) =>
   Response.json({ error }, { status, headers });
@@ -902,8 +892,7 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
     const isUp = await ping.then(() => true, () => false);
     return Response.json({ status: isUp ? "ok" : "unavailable" }, { status: isUp ? 200 : 503 });
   }
-  async function route(request: Request, arrived: number): Promise<Response> {
-    const path = new URL(request.url).pathname;
+  async function route(request: Request, path: string, arrived: number): Promise<Response> {
     const reads = request.method === "GET" || request.method === "HEAD";
     if (request.method === "OPTIONS") return new Response(null, { status: 204 });
     if (/^\/mcp\/?$/.test(path)) return serveMcp(request, arrived);
@@ -914,17 +903,16 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
   }
   async function serve(request: Request): Promise<Response> {
     const arrived = performance.now();
-    const { headers, url } = request;
-    if (/^\/healthz?$/.test(new URL(url).pathname)) return health();
+    const path = new URL(request.url).pathname;
+    if (/^\/healthz?$/.test(path)) return health();
     // A page elsewhere can give its own name our address (DNS rebinding) and make a browser call.
-    const isOurs = mcp.validateHostHeader(headers.get("host"), names).ok;
-    if (!isOurs) return answer(403, "this Host is not the one in RESOURCE_URL");
+    const host = request.headers.get("host");
+    if (!mcp.validateHostHeader(host, names).ok) throw answer(403, `${NOT_OURS} Host`);
     const mounted = await mockAuth?.(request); // before Origin: browsers post its form with "null"
     if (mounted) return mounted;
-    const origin = headers.get("origin");
-    const isFromUs = mcp.validateOriginHeader(origin, names).ok;
-    if (!isFromUs) return answer(403, "this Origin is not the one in RESOURCE_URL");
-    const response = await route(request, arrived).catch(responseOf);
+    const origin = request.headers.get("origin");
+    if (!mcp.validateOriginHeader(origin, names).ok) throw answer(403, `${NOT_OURS} Origin`);
+    const response = await route(request, path, arrived).catch(responseOf);
     if (origin) allowOrigin(request, origin, response.headers);
     return response;
   }
@@ -956,17 +944,22 @@ function metadataOf(parts: Parts) {
 }
 
 /** Where to sign in, and what was wrong, if anything was sent: RFC 6750, 3; RFC 9728, 5.1. */
-function challenge(parts: Parts, error = "", hint = "", scopes = offeredScopes(parts)): Response {
-  const { resourceUrl } = parts.config;
-  const fields = Object.entries({
+function challenge(
+  parts: Parts,
+  error: "" | "invalid_token" | "insufficient_scope",
+  hint = "",
+  scopes = offeredScopes(parts),
+): Response {
+  const fields = {
     error,
     error_description: hint,
     scope: scopes.join(" "),
-    resource_metadata: mcp.getOAuthProtectedResourceMetadataUrl(new URL(resourceUrl)),
-  });
-  const said = fields.filter(([, value]) => value).map(([name, value]) => `${name}="${value}"`);
+    resource_metadata: mcp.getOAuthProtectedResourceMetadataUrl(new URL(parts.config.resourceUrl)),
+  };
+  const said = Object.entries(fields).filter(([, value]) => value);
+  const header = `Bearer ${said.map(([name, value]) => `${name}="${value}"`).join(", ")}`;
   const status = error === "insufficient_scope" ? 403 : 401;
-  return answer(status, error || "sign_in_needed", { "WWW-Authenticate": `Bearer ${said.join(", ")}` });
+  return answer(status, error || "sign_in_needed", { "WWW-Authenticate": header });
 }
 
 const FORWARDED = /^(forwarded|x-forwarded-.*|x-real-ip|via|(cf|true|fly)-.*-ip)$/i;
@@ -980,7 +973,7 @@ async function signIn(parts: Parts, keys: JWTVerifyGetKey, { headers }: Request)
     return { id: "local|local-demo", sub: "local-demo", email: null, scopes: [] };
   }
   const [scheme, token = ""] = (headers.get("authorization") ?? "").split(/ +(.*)/);
-  if (scheme!.toLowerCase() !== "bearer") throw challenge(parts);
+  if (scheme!.toLowerCase() !== "bearer") throw challenge(parts, "");
   const person = await verifyToken(token, config, keys).catch((error) => {
     if (error instanceof BadToken) {
       const expected = { aud: config.resourceUrl, iss: config.issuer }[error.check];
@@ -1071,15 +1064,17 @@ async function parseJsonBody(request: Request) {
   const body = await request.arrayBuffer().catch(() => undefined);
   if (!body) throw answer(400, "the body broke off");
   if (body.byteLength > BODY_BYTES) throw answer(413, "the body is over 256 KiB");
-  if (!isUtf8(body)) throw answer(400, "the body is not UTF-8");
   // The SDK and zod would skip this key; and going deep itself, it refuses what nests without end.
   const refuseProto = (key: string, value: unknown) => {
     if (key === "__proto__") throw new SyntaxError(key);
     return value;
   };
-  const message = await new Response(body).text()
-    .then((text) => JSON.parse(text, refuseProto) as unknown)
-    .catch(() => undefined);
+  let message: unknown;
+  try {
+    message = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(body), refuseProto);
+  } catch {
+    throw answer(400, "the body is not JSON in UTF-8");
+  }
   if (Array.isArray(message)) throw answer(400, "one message a request: batches are not served");
   if (!isObject(message)) throw answer(400, "the body is not a JSON-RPC message");
   return message as { method?: unknown; params?: { name?: unknown } };
@@ -1207,29 +1202,29 @@ type PersonMemory = ReturnType<typeof memoryOf>;
 /** One person's memory, for one call of one tool. */
 function memoryOf({ app, store, inTurn }: Server, { person, until, ...call }: Call) {
   const { id, email } = person;
-  const find = () => store.read(id);
-  const stateOf = (row: Row | undefined): object => {
-    const { data, error } = app.State.safeParse({ ...app.empty, ...row?.state });
+  const row = () => store.read(id);
+  const stateOf = (found?: Row) => {
+    const { data, error } = app.State.safeParse({ ...app.empty, ...found?.state });
     if (error) throw new Fault("what is stored is not what State takes now");
     return data;
   };
-  const write = async <T>(statement: () => Promise<T>): Promise<T> => {
+  const write = <T>(statement: () => Promise<T>) => {
     if (performance.now() + WRITE_MS > until) throw new Fault("too late to write");
     return statement();
   };
-  const known = async (): Promise<Row | undefined> => {
-    const row = await find();
-    if (row?.version && row.email === email) return row;
+  const known = async () => {
+    const found = await row();
+    if (found?.version && found.email === email) return found;
     await write(() => store.welcome(id, email));
-    return find();
+    return row();
   };
   /** `decide` gives the next state and, for an undo, the id of the change that it takes back. */
   type Decide = (state: object, receipts: Receipt[]) => [next: object, undoes?: string];
-  const change = (decide: Decide) => inTurn(id, () => again(until, async () => {
-    const row = await known();
-    if (!row) return undefined; // erased a moment ago
-    const before = stateOf(row);
-    const [next, undoes] = decide(before, row.receipts);
+  const changeOnce = async (decide: Decide) => {
+    const found = await known();
+    if (!found) return undefined; // erased a moment ago
+    const before = stateOf(found);
+    const [next, undoes] = decide(before, found.receipts);
     const { data: state, error } = app.State.safeParse(next);
     if (error) throw new Refusal("state", `${complaint(error)}.`);
     const result = { state, undone: undoes ?? "" };
@@ -1238,34 +1233,35 @@ function memoryOf({ app, store, inTurn }: Server, { person, until, ...call }: Ca
     const entry = { id: randomBytes(6).toString("base64url"), at: new Date().toISOString() };
     const undoable = call.undoable && !undoes;
     const receipt: Receipt = { ...call, ...entry, changes, undoable, undone: false, undoes };
-    const older = row.receipts.map((one) => (one.id === undoes ? { ...one, undone: true } : one));
+    const older = found.receipts.map((one) => (one.id === undoes ? { ...one, undone: true } : one));
     const receipts = keepNewest([receipt, ...older]);
-    const done = await write(() => store.commit(id, row.version, { state, receipts }));
+    const done = await write(() => store.commit(id, found.version, { state, receipts }));
     return done ? result : undefined;
-  }));
+  };
+  const change = (decide: Decide) => inTurn(id, () => again(until, () => changeOnce(decide)));
+  const forgetOnce = async (agreed: (found: Row) => boolean) => {
+    const found = await row();
+    if (found && agreed(found)) return (await write(() => store.forget(id, found.version))) || undefined;
+    throw new Refusal("confirm", `confirm takes the code that the last call without it gave, once \
+and within five minutes, and nothing may have been saved since. Nothing was erased.`);
+  };
 
   return {
-    read: async () => stateOf(await find()),
+    row,
+    read: async () => stateOf(await row()),
     /** Makes the person known. */
     welcome: async () => stateOf(await known()),
-    memberSince: async () => (await find())?.memberSince ?? null,
-    change: async (decide: (state: object) => object) =>
-      (await change((state) => [decide(state)])).state,
-    undo: (actionId?: string) => change((state, receipts) => {
+    async change(decide: (state: object) => object) {
+      const { state } = await change((now) => [decide(now)]);
+      return state;
+    },
+    undo: (actionId?: string) => change((now, receipts) => {
       const target = undoTarget(receipts, actionId);
-      return [target.changes.reduce(putBack, state), target.id];
+      return [target.changes.reduce(putBack, now), target.id];
     }),
-    receipts: async () => (await find())?.receipts ?? [],
-    version: async () => (await find())?.version ?? "",
-    /** Erases everything, if `agreed` says so to the version of what there is. */
-    forget: (agreed: (version: string) => boolean) => inTurn(id, () => again(until, async () => {
-      const row = await find();
-      if (!row || !agreed(row.version)) throw new Refusal("confirm", `confirm takes the code that \
-the last call without it gave, once and within five minutes, and nothing may have been saved \
-since. Nothing was erased.`);
-      const done = await write(() => store.forget(id, row.version));
-      return done || undefined;
-    })),
+    /** Erases everything, if `agreed` says so to what there is. */
+    forget: (agreed: (found: Row) => boolean) =>
+      inTurn(id, () => again(until, () => forgetOnce(agreed))),
   };
 }
 
@@ -1527,8 +1523,8 @@ export function logTo(out: Pick<NodeJS.WriteStream, "write" | "writableLength">)
 function greeting({ slug, name }: App, config: Config, isTerminal = process.stdout.isTTY): string {
   const { resourceUrl, mockAuth, tunnel, issuer, databaseUrl, authDisabled } = config;
   const open = `The ${name} is open at ${resourceUrl}`;
-  const signIn = authDisabled ? "none: everybody is local-demo"
-    : mockAuth ? `${issuer} (mock-auth.ts)` : issuer;
+  const service = mockAuth ? `${issuer} (mock-auth.ts)` : issuer;
+  const signIn = authDisabled ? "none: everybody is local-demo" : service;
   const memory = isSqlite(databaseUrl) ? databaseUrl : `postgres at ${new URL(databaseUrl).hostname}`;
   if (!isTerminal) return `${open}; sign-in: ${signIn}; memory: ${memory}`;
   const passphrase = tunnel ? "&passphrase=THE-PASSPHRASE" : "";
@@ -1557,7 +1553,8 @@ function warn({ authDisabled, mockAuth, tunnel, resourceUrl, jwksUrl }: Config):
   if (authDisabled || mockAuth) return;
   // A wrong AUTH_JWKS_URL should show now, not at the first call.
   fetch(jwksUrl, { signal: AbortSignal.timeout(5_000) })
-    .then(async (response) => z.looseObject({ keys: z.array(z.unknown()).min(1) }).parse(await response.json()))
+    .then((response) => response.json() as Promise<JSONWebKeySet>)
+    .then(({ keys }) => createLocalJWKSet({ keys }))
     .catch(() => say("AUTH_JWKS_URL gives no keys: nobody can sign in until it does."));
 }
 
@@ -1595,10 +1592,7 @@ async function serve(loadApp: () => Promise<App>): Promise<void> {
   const stop = async () => {
     if (stopping) process.exit(1); // asked twice: at once
     stopping = true;
-    void server.stop(); // no new connections
-    for (const end = Date.now() + 8_000; server.pendingRequests > 0 && Date.now() < end;) {
-      await Bun.sleep(20);
-    }
+    await Promise.race([server.stop(), Bun.sleep(8_000)]); // no new calls; those under way end
     await store.close();
     process.exit(0);
   };
@@ -1609,12 +1603,10 @@ async function serve(loadApp: () => Promise<App>): Promise<void> {
 export async function start(loadApp: () => Promise<App>): Promise<void> {
   await serve(loadApp).catch((error) => {
     const { HOST, PORT = "8000" } = process.env;
-    const problems: Record<string, string> = {
-      EADDRINUSE: `PORT ${PORT} is taken by another program`,
-      ENOTFOUND: `HOST takes an address of this machine (got ${HOST})`,
-      EADDRNOTAVAIL: `HOST takes an address of this machine (got ${HOST})`,
-    };
-    const problem = problems[error?.code] ?? nameOf(error);
+    const { code } = error as { code?: string };
+    let problem = nameOf(error);
+    if (code === "EADDRINUSE") problem = `PORT ${PORT} is taken by another program`;
+    if (/^(ENOTFOUND|EADDRNOTAVAIL)$/.test(code ?? "")) problem = `HOST ${HOST} is not of this machine`;
     console.error(error?.name === "StartError" ? error.message : `Cannot start: ${problem}.`);
     process.exit(1);
   });
