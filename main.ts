@@ -27,8 +27,8 @@
 //   9. Stores           SQLite locally, Postgres in production: single statements
 //  10. Start            the only section that runs by itself
 //
-//   POST /mcp ──▶ 7. HTTP ──▶ 3. Sign-in check ──▶ 5. The gate (4. Sessions)
-//             ──▶ a tool: 1. The app or 6. Common tools ──▶ 8. Memory ──▶ 9. Stores
+//   POST /mcp ──▶ 7. HTTP ──▶ 3. Sign-in check ──▶ 5. The gate ──▶ 4. Sessions
+//             ──▶ 1. The app, 6. Common tools ──▶ 8. Memory ──▶ 9. Stores
 
 import { Database } from "bun:sqlite";
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
@@ -164,7 +164,7 @@ export async function loadArticles(path: string): Promise<Article[]> {
   throw new StartError(`Cannot start: ${path}: ${complaint(error)}.`);
 }
 
-function find(articles: Article[], id: string): Article {
+function find(articles: Article[], id: string) {
   const found = articles.find((article) => article.id === id);
   if (found) return found;
   const ids = articles.map((article) => article.id).join(", ");
@@ -177,7 +177,7 @@ function words(text: string): string[] {
   const plain = text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
   return plain.match(/[\p{L}\p{N}]+/gu) ?? [];
 }
-function hits(text: string, terms: string[]): number {
+function hits(text: string, terms: string[]) {
   return terms.filter((term) => words(text).some((word) => word.startsWith(term))).length;
 }
 /** By keyword, best first. Search by meaning would replace this one function. */
@@ -209,19 +209,20 @@ function merge(state: State, patch: Patch): State {
   return { reading: patch.reading === undefined ? state.reading : patch.reading, shelf };
 }
 
-const short = (text: string) => (text.length > 60 ? `${text.slice(0, 59).toWellFormed()}…` : text);
+const short = (text: string) =>
+  text.length > 60 ? `${text.slice(0, 59).toWellFormed()}…` : text;
 /** An id whose article has left the catalogue stands for itself. */
 const titleOf = (articles: Article[], id = "") =>
   `“${articles.find((article) => article.id === id)?.title ?? id}”`;
 
-function summarize(articles: Article[], { reading, shelf }: State): string {
+function summarize(articles: Article[], { reading, shelf }: State) {
   const saved = Object.keys(shelf);
   const titles = saved.slice(0, 10).map((id) => titleOf(articles, id));
   if (saved.length > 10) titles.push(`and ${saved.length - 10} more`);
   const open = reading && `${titleOf(articles, reading.id)}, at: ${short(reading.position)}`;
   return `Open: ${open ?? "nothing"}. Saved: ${titles.join(", ") || "nothing"}.`;
 }
-function describe(articles: Article[], { key, entry, after }: ChangedUnit): string {
+function describe(articles: Article[], { key, entry, after }: ChangedUnit) {
   const reading = after as State["reading"] | undefined;
   if (key === "reading" && !reading) return "closed what was open";
   if (reading && key === "reading") {
@@ -276,8 +277,8 @@ changes; null removes.",
     },
     output: { state: State },
     run: async (patch, { memory }: ToolContext<State>) => {
-      const named = [...(patch.reading ? [patch.reading.id] : []), ...Object.keys(patch.shelf ?? {})];
-      for (const id of named) find(articles, id);
+      if (patch.reading) find(articles, patch.reading.id);
+      for (const id of Object.keys(patch.shelf ?? {})) find(articles, id);
       return { state: await memory.change((state) => merge(state, patch)) };
     },
   }),
@@ -360,7 +361,8 @@ function environment(local: boolean, tunnel: boolean) {
 
 /** @throws StartError naming the variable, what it takes and what it got. */
 export function readConfig(env: Record<string, string | undefined>, slug: string) {
-  const set = Object.fromEntries(Object.entries(env).filter(([, value]) => value)); // HOST= is unset
+  // HOST= is as good as unset.
+  const set = Object.fromEntries(Object.entries(env).filter(([, value]) => value));
   const local = isLoopback(set.HOST ?? "127.0.0.1") && env.NODE_ENV !== "production";
   const tunnel = local && URL.parse(set.RESOURCE_URL ?? "")?.protocol === "https:";
   const mockAuth = local && !set.AUTH_ISSUER && !set.AUTH_JWKS_URL;
@@ -385,8 +387,9 @@ export function readConfig(env: Record<string, string | undefined>, slug: string
     const { path, message } = error.issues[0]!;
     const name = String(path[0]);
     const got = set[name] ?? "nothing";
-    const shown = /SECRET|DATABASE/.test(name) || got.includes("@") ? "something else" : got;
-    throw new StartError(`Cannot start: ${name} takes ${message} (got ${shown.slice(0, 100)}).`);
+    const isSecret = /SECRET|DATABASE/.test(name) || got.includes("@");
+    const shown = isSecret ? "something else" : got.replace(/\s+/g, " ").slice(0, 100);
+    throw new StartError(`Cannot start: ${name} takes ${message} (got ${shown}).`);
   }
   return {
     port: data.PORT,
@@ -442,7 +445,7 @@ function isPlain(value: unknown, max: number): value is string {
   return value.isWellFormed() && !/\p{Cc}/u.test(value);
 }
 /** A decoder may skip a tab, or bits that mean nothing: then two texts would be one token. */
-function isCompactJwt(token: string): boolean {
+function isCompactJwt(token: string) {
   const parts = token.split(".");
   const exact = (part: string) => Buffer.from(part, "base64url").toString("base64url") === part;
   return parts.length === 3 && parts.every(exact);
@@ -471,7 +474,7 @@ export async function verifyToken(
   const { typ = "jwt" } = verified.protectedHeader;
   const secondsLeft = exp - Date.now() / 1000;
   if (secondsLeft <= 0) throw new BadToken("exp"); // one that is over, or never says when
-  if (secondsLeft > YEAR) throw new BadToken("exp"); // good for ages, as with an exp in milliseconds
+  if (secondsLeft > YEAR) throw new BadToken("exp"); // good for ages: in milliseconds
   if (!isPlain(sub, 255)) throw new BadToken("sub"); // nobody, or what a database takes for another
   const isJwt = typeof typ === "string" && /^((application\/)?at\+)?jwt$/i.test(typ);
   if (!isJwt) throw new BadToken("typ"); // a logout token: RFC 8725, section 3.11
@@ -491,7 +494,8 @@ export async function verifyToken(
   };
 }
 
-export type Mounted = (request: Request) => Promise<Response | undefined>; // undefined: not its path
+/** Answers undefined to what is not one of its paths. */
+export type Mounted = (request: Request) => Promise<Response | undefined>;
 
 /** The sign-in service's keys: kept for ten minutes, a new one seen within ten seconds. */
 function keySet(jwksUrl: string, mockAuth?: Mounted): JWTVerifyGetKey {
@@ -573,7 +577,7 @@ export interface Parts {
   log(line: LogLine): void;
 }
 interface Server extends Parts {
-  tools: Record<string, Tool<CallContext>>;
+  tools: Map<string, Tool<CallContext>>;
   inTurn: ReturnType<typeof queueByPerson>;
 }
 interface RequestContext {
@@ -591,22 +595,22 @@ interface CallContext extends ToolContext {
 const newLine = () => ({ at: new Date().toISOString(), ref: randomBytes(4).toString("hex") });
 function callLine({ tools }: Server, { person, arrived }: RequestContext, name: string) {
   const ms = Math.round((performance.now() - arrived) * 10) / 10;
-  return { sub: person.sub, tool: Object.hasOwn(tools, name) ? name : "unknown", ms };
+  return { sub: person.sub, tool: tools.has(name) ? name : "unknown", ms };
 }
 /** What may be logged of an error: a message can hold a host, SQL or what somebody saved. */
-function nameOf(error: unknown): string {
+function nameOf(error: unknown) {
   if (error instanceof Fault) return error.message;
   const { name, code, stack } = Object(error) as Partial<Error> & { code?: string };
   return [name, code, stack?.match(/main\.ts:\d+/)?.[0]].filter(Boolean).join(" ");
 }
 
 /** Plain characters, in so many bytes at most. */
-function clip(text: string, bytes: number): string {
+function clip(text: string, bytes: number) {
   const plain = text.replace(/[\p{C}\s\\]+/gu, " ").replaceAll('"', "'");
   return Buffer.from(plain).subarray(0, bytes).toString().replace(/\uFFFD$/, "");
 }
 /** What is wrong, field by field; of what came, never more than 40 characters. */
-function complaint(error: z.core.$ZodError): string {
+function complaint(error: z.core.$ZodError) {
   const start = (key: PropertyKey) => String(key).slice(0, 40);
   const issues = error.issues.map((issue) => {
     const isUnknown = issue.code === "unrecognized_keys";
@@ -616,7 +620,7 @@ function complaint(error: z.core.$ZodError): string {
   return clip(z.prettifyError({ issues }).replace("✖ ", ""), 280);
 }
 /** Not so NUL and half characters, which a database changes or refuses. */
-function isStorable(value: unknown): boolean {
+function isStorable(value: unknown) {
   return !/(?<!\\)(\\\\)*\\u(0000|d[89a-f])/.test(JSON.stringify(value));
 }
 
@@ -635,7 +639,7 @@ async function runTool(
   tool: Tool<CallContext>,
   { session, ...args }: Record<string, unknown>,
   call: Call,
-): Promise<object> {
+) {
   const keys = keysFor(server.config.sessionSecret, call.person.id);
   if (!OPEN_TOOLS.includes(call.tool) && !keys.check("session", session)) {
     throw new Refusal("session", `No valid session. Call begin_session, then repeat this call \
@@ -663,7 +667,7 @@ export async function callTool(
   const line = newLine();
   const log = (rest: Pick<LogLine, "outcome" | "why" | "error">) =>
     server.log({ ...line, ...callLine(server, request, name), ...rest });
-  const tool = Object.hasOwn(server.tools, name) ? server.tools[name] : undefined;
+  const tool = server.tools.get(name);
   if (!tool) {
     log({ outcome: "refused", why: "tool" });
     throw new mcp.ProtocolError(-32602, "There is no such tool: tools/list shows the menu.");
@@ -881,18 +885,19 @@ const answer = (status: number, error: string, headers: Record<string, string> =
 /** The whole gateway: a request in, a response out. */
 export function createServer(parts: Parts, mockAuth?: Mounted) {
   const { app, config, store, log } = parts;
-  const tools = { ...openingTools(app), ...personTools(app), ...app.tools };
+  const all = { ...openingTools(app), ...personTools(app), ...app.tools };
+  const tools = new Map<string, Tool<CallContext>>(Object.entries(all));
   const serveMcp = mcpEndpoint({ ...parts, tools, inTurn: queueByPerson() }, mockAuth);
   const names = ["localhost", "127.0.0.1", "[::1]", new URL(config.resourceUrl).hostname];
   let ping: Promise<void> | undefined;
 
   /** What platforms watch: it asks for what a visit needs, once for all who ask at a time. */
-  async function health(): Promise<Response> {
+  async function health() {
     ping ??= store.ping().finally(() => { ping = undefined; });
     const isUp = await ping.then(() => true, () => false);
     return Response.json({ status: isUp ? "ok" : "unavailable" }, { status: isUp ? 200 : 503 });
   }
-  async function route(request: Request, path: string, arrived: number): Promise<Response> {
+  async function route(request: Request, path: string, arrived: number) {
     const reads = request.method === "GET" || request.method === "HEAD";
     if (request.method === "OPTIONS") return new Response(null, { status: 204 });
     if (/^\/mcp\/?$/.test(path)) return serveMcp(request, arrived);
@@ -901,7 +906,7 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
     }
     return reads && path === "/" ? page(parts) : answer(404, "not_found");
   }
-  async function serve(request: Request): Promise<Response> {
+  async function serve(request: Request) {
     const arrived = performance.now();
     const path = new URL(request.url).pathname;
     if (/^\/healthz?$/.test(path)) return health();
@@ -916,17 +921,17 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
     if (origin) allowOrigin(request, origin, response.headers);
     return response;
   }
-  const responseOf = (error: unknown): Response => {
+  const responseOf = (error: unknown) => {
     if (error instanceof Response) return error;
     log({ ...newLine(), outcome: "failed", error: nameOf(error) });
     return answer(500, "server_error");
   };
-  return (request: Request): Promise<Response> => serve(request).catch(responseOf);
+  return (request: Request) => serve(request).catch(responseOf);
 }
 
 const ownScopes = ({ slug }: App) => [`${slug}:read`, `${slug}:write`];
 /** Apps register for what is offered: once one of ours is wanted, both are, or none could save. */
-function offeredScopes({ app, config: { scopes } }: Parts): string[] {
+function offeredScopes({ app, config: { scopes } }: Parts) {
   const ours = ownScopes(app);
   return scopes.some((scope) => ours.includes(scope)) ? [...new Set([...scopes, ...ours])] : scopes;
 }
@@ -944,12 +949,7 @@ function metadataOf(parts: Parts) {
 }
 
 /** Where to sign in, and what was wrong, if anything was sent: RFC 6750, 3; RFC 9728, 5.1. */
-function challenge(
-  parts: Parts,
-  error: "" | "invalid_token" | "insufficient_scope",
-  hint = "",
-  scopes = offeredScopes(parts),
-): Response {
+function challenge(parts: Parts, error = "", hint = "", scopes = offeredScopes(parts)) {
   const fields = {
     error,
     error_description: hint,
@@ -964,7 +964,7 @@ function challenge(
 
 const FORWARDED = /^(forwarded|x-forwarded-.*|x-real-ip|via|(cf|true|fly)-.*-ip)$/i;
 /** @throws Response, when nobody can be let in. */
-async function signIn(parts: Parts, keys: JWTVerifyGetKey, { headers }: Request): Promise<Person> {
+async function signIn(parts: Parts, keys: JWTVerifyGetKey, { headers }: Request) {
   const { config, log } = parts;
   if (config.authDisabled) {
     if ([...headers.keys()].some((name) => FORWARDED.test(name))) {
@@ -973,7 +973,7 @@ async function signIn(parts: Parts, keys: JWTVerifyGetKey, { headers }: Request)
     return { id: "local|local-demo", sub: "local-demo", email: null, scopes: [] };
   }
   const [scheme, token = ""] = (headers.get("authorization") ?? "").split(/ +(.*)/);
-  if (scheme!.toLowerCase() !== "bearer") throw challenge(parts, "");
+  if (scheme!.toLowerCase() !== "bearer") throw challenge(parts);
   const person = await verifyToken(token, config, keys).catch((error) => {
     if (error instanceof BadToken) {
       const expected = { aud: config.resourceUrl, iss: config.issuer }[error.check];
@@ -992,11 +992,10 @@ async function signIn(parts: Parts, keys: JWTVerifyGetKey, { headers }: Request)
 }
 
 /** Least privilege: a token that names any of our scopes may do what they say, and no more. */
-function missingScope({ app, tools }: Server, { scopes }: Person, name: string): string | undefined {
+function missingScope({ app, tools }: Server, scopes: string[], name: string) {
   const [read, write] = ownScopes(app);
   const isLimited = scopes.some((scope) => scope === read || scope === write);
-  const isWrite = Object.hasOwn(tools, name) && !tools[name]!.annotations.readOnlyHint;
-  const needed = isWrite ? write! : read!;
+  const needed = tools.get(name)?.annotations.readOnlyHint === false ? write! : read!;
   return isLimited && !scopes.includes(needed) ? needed : undefined;
 }
 
@@ -1018,20 +1017,20 @@ function mcpEndpoint(server: Server, mockAuth?: Mounted) {
   });
   /** @throws Response, when the person may not do this now, or not with this token. */
   const checkLimits = (context: RequestContext, name: string) => {
+    const refuse = (why: string, response: Response) => {
+      server.log({ ...newLine(), ...callLine(server, context, name), outcome: "refused", why });
+      throw response;
+    };
     const { id, scopes } = context.person;
     const seconds = secondsToWait(id);
-    const missing = missingScope(server, context.person, name);
-    if (seconds === 0 && !missing) return;
-    const why = seconds > 0 ? "rate" : "scope";
-    server.log({ ...newLine(), ...callLine(server, context, name), outcome: "refused", why });
-    if (missing && seconds === 0) {
-      throw challenge(server, "insufficient_scope", "", [...scopes, missing]);
-    }
     const slow = `more than ${config.callsPerMinute} calls in a minute: wait ${seconds} seconds`;
-    throw answer(429, slow, { "Retry-After": String(seconds) });
+    if (seconds > 0) refuse("rate", answer(429, slow, { "Retry-After": String(seconds) }));
+    const missing = missingScope(server, scopes, name);
+    if (!missing) return;
+    refuse("scope", challenge(server, "insufficient_scope", "", [...scopes, missing]));
   };
 
-  return async (request: Request, arrived: number): Promise<Response> => {
+  return async (request: Request, arrived: number) => {
     const isPost = request.method === "POST";
     if (!isPost && request.headers.get("accept")?.includes("text/html")) return page(server);
     const person = await signIn(server, keys, request);
@@ -1049,15 +1048,15 @@ function mcpEndpoint(server: Server, mockAuth?: Mounted) {
 /** The tools as `tools/list` shows them. Made once: it is slow. */
 function menuOf({ tools }: Server) {
   const session = z.string().describe("the key from begin_session");
-  const schema = (zod: z.ZodObject, io: "input" | "output") =>
-    z.toJSONSchema(zod, { io }) as mcp.Tool["inputSchema"];
-  return Object.entries(tools).map(([name, { title, description, annotations, ...tool }]) => {
-    const input = OPEN_TOOLS.includes(name) ? tool.input : tool.input.extend({ session });
-    const output = tool.output.extend({ reminder: z.string() });
-    const schemas = { inputSchema: schema(input, "input"), outputSchema: schema(output, "output") };
-    return { name, title, description, annotations, ...schemas };
+  const reminder = z.string();
+  return [...tools].map(([name, { title, description, annotations, input, output }]) => {
+    const asked = OPEN_TOOLS.includes(name) ? input : input.extend({ session });
+    const inputSchema = z.toJSONSchema(asked, { io: "input" }) as Schema;
+    const outputSchema = z.toJSONSchema(output.extend({ reminder }), { io: "output" }) as Schema;
+    return { name, title, description, annotations, inputSchema, outputSchema };
   });
 }
+type Schema = mcp.Tool["inputSchema"];
 
 /** @throws Response, when the body is not one JSON-RPC message. */
 async function parseJsonBody(request: Request) {
@@ -1081,7 +1080,7 @@ async function parseJsonBody(request: Request) {
 }
 
 /** CORS, for clients that run in a browser. */
-function allowOrigin(request: Request, origin: string, headers: Headers): void {
+function allowOrigin(request: Request, origin: string, headers: Headers) {
   const asked = request.headers.get("access-control-request-headers") ?? "";
   const more = asked.match(/\bmcp-[a-z0-9-]+/gi) ?? []; // what a later revision adds
   headers.set("Access-Control-Allow-Origin", origin);
@@ -1091,7 +1090,7 @@ function allowOrigin(request: Request, origin: string, headers: Headers): void {
   headers.set("Vary", "Origin, Access-Control-Request-Headers");
 }
 
-function page({ app, config }: Parts): Response {
+function page({ app, config }: Parts) {
   const text = `${app.name}
 
 Paste this URL where your app asks for a connector (an MCP server), and click Authorize:
@@ -1160,12 +1159,14 @@ export function changedUnits(empty: object, before: object, after: object): Chan
     const [kind, old, now] = [own(empty, key), own(before, key), own(after, key)];
     if (!isObject(kind) || Array.isArray(kind)) return [{ key, before: old, after: now }];
     const entries = Object.keys({ ...(old as Json), ...(now as Json) });
-    return entries.map((entry) => ({ key, entry, before: own(old, entry), after: own(now, entry) }));
+    return entries.map((entry) => {
+      return { key, entry, before: own(old, entry), after: own(now, entry) };
+    });
   });
   return units.filter((unit) => !Bun.deepEquals(unit.before, unit.after));
 }
 /** The state with what a unit was before. */
-function putBack(state: object, { key, entry, before }: ChangedUnit): object {
+function putBack(state: object, { key, entry, before }: ChangedUnit) {
   const next = structuredClone(state) as Json;
   const into = entry === undefined ? next : (next[key] as Json);
   if (before === undefined) delete into[entry ?? key];
@@ -1174,7 +1175,7 @@ function putBack(state: object, { key, entry, before }: ChangedUnit): object {
 }
 
 /** The change to take back. @throws Refusal if there is none, or a later one stands in the way. */
-function undoTarget(receipts: Receipt[], actionId?: string): Receipt {
+function undoTarget(receipts: Receipt[], actionId?: string) {
   const target = receipts.find(({ id, undone, undoable }) =>
     actionId ? id === actionId : !undone && undoable);
   if (!target || target.undone) throw new Refusal("action", `There is no such action to undo; \
@@ -1190,7 +1191,7 @@ same thing. Undo the later one first.`);
   }
   return target;
 }
-function keepNewest(receipts: Receipt[]): Receipt[] {
+function keepNewest(receipts: Receipt[]) {
   let bytes = 0;
   return receipts.slice(0, RECEIPTS).filter((receipt, index) => {
     bytes += JSON.stringify(receipt).length;
@@ -1241,7 +1242,10 @@ function memoryOf({ app, store, inTurn }: Server, { person, until, ...call }: Ca
   const change = (decide: Decide) => inTurn(id, () => again(until, () => changeOnce(decide)));
   const forgetOnce = async (agreed: (found: Row) => boolean) => {
     const found = await row();
-    if (found && agreed(found)) return (await write(() => store.forget(id, found.version))) || undefined;
+    if (found && agreed(found)) {
+      const done = await write(() => store.forget(id, found.version));
+      return done || undefined;
+    }
     throw new Refusal("confirm", `confirm takes the code that the last call without it gave, once \
 and within five minutes, and nothing may have been saved since. Nothing was erased.`);
   };
@@ -1277,6 +1281,7 @@ export interface Row {
   receipts: Receipt[]; // newest first
   version: string; // random at each change: never a counter, or a forgotten person comes back
 }
+type Kept = Pick<Row, "state" | "receipts">;
 /** Each settles within STORE_MS. */
 export interface Store {
   kind: "sqlite" | "postgres";
@@ -1286,7 +1291,7 @@ export interface Store {
   welcome(personId: string, email: string | null): Promise<void>;
   /** Writes, if the version is still the one seen. False: it isn't, or somebody holds the row,
    *  and nothing was written. A write that arrives late or twice is false by construction. */
-  commit(personId: string, versionSeen: string, next: Pick<Row, "state" | "receipts">): Promise<boolean>;
+  commit(personId: string, versionSeen: string, next: Kept): Promise<boolean>;
   /** Erases, if the version is still the one seen. */
   forget(personId: string, versionSeen: string): Promise<boolean>;
   /** Does what a visit does, for nobody. @throws if a visit would fail. */
@@ -1332,7 +1337,7 @@ const fromJson = (value: unknown) => (typeof value === "string" ? JSON.parse(val
 
 /** A store whose tables are right: they are touched only if a visit would fail without. */
 async function openStore({ kind, query, addTables, promptly, close }: Connection): Promise<Store> {
-  const write = async (sql: string, values: unknown[]): Promise<boolean> =>
+  const write = async (sql: string, values: unknown[]) =>
     (await query(`${sql} returning 1`, values)).length > 0;
   const ping = async () => {
     for (const statement of VISIT) await query(statement);
@@ -1391,7 +1396,7 @@ export async function sqliteStore(path: string): Promise<Store> {
   const file = () => (inMemory ? 0 : statSync(path).ino);
   const opened = file();
   // bun:sqlite is synchronous: SQLite's own busy_timeout would stop every request, not just one.
-  const patiently = async <T>(work: () => T): Promise<T> => {
+  const patiently = async <T>(work: () => T) => {
     for (const end = performance.now() + STORE_MS; ; await Bun.sleep(20)) {
       try {
         return work();
@@ -1425,16 +1430,12 @@ export async function sqliteStore(path: string): Promise<Store> {
   });
 }
 
-interface Pool {
-  sql: postgres.Sql;
-  /** Closes the pool: at once for new calls, in a second for those under way. */
-  retire(): void;
-}
 /** postgres.js's own pool, until a connection lets it down. Left to itself, it would try for ever
  *  with a server that hangs or hangs up, and strand the sockets that it was opening. */
-function openPool(url: URL, options: object): Pool {
+function openPool(url: URL, options: object) {
   const sockets = new Set<net.Socket>();
   let retired = false;
+  /** Closes the pool: at once for new calls, in a second for those under way. */
   const retire = () => {
     if (!retired) setTimeout(() => {
       void sql.end({ timeout: 0 });
@@ -1476,12 +1477,13 @@ export function postgresStore(databaseUrl: string): Promise<Store> {
     onnotice: () => {},
     ...(isBound && !isLoopback(url.hostname) && { ssl: "verify-full" }),
   };
-  let pool: Pool | undefined;
-  const run = async (ms: number, sql: string, values?: unknown[]): Promise<Json[]> => {
+  let pool: ReturnType<typeof openPool> | undefined;
+  const run = async (ms: number, sql: string, values?: unknown[]) => {
     const mine = (pool ??= openPool(url, options));
     const typed = values?.map((one) => (isObject(one) ? mine.sql.json(one as never) : one));
     try {
-      return await withDeadline(performance.now() + ms, () => mine.sql.unsafe(sql, typed as string[]));
+      const call = () => mine.sql.unsafe<Json[]>(sql, typed as string[]);
+      return await withDeadline(performance.now() + ms, call);
     } catch (error) {
       const isAnswer = error instanceof postgres.PostgresError && error.severity === "ERROR";
       if (isAnswer && error.code === "55P03") return []; // lock_timeout: somebody holds the row
@@ -1520,12 +1522,13 @@ export function logTo(out: Pick<NodeJS.WriteStream, "write" | "writableLength">)
 }
 
 /** What a person at a terminal needs next; for anybody else the first three lines, in one. */
-function greeting({ slug, name }: App, config: Config, isTerminal = process.stdout.isTTY): string {
+function greeting({ slug, name }: App, config: Config, isTerminal = process.stdout.isTTY) {
   const { resourceUrl, mockAuth, tunnel, issuer, databaseUrl, authDisabled } = config;
   const open = `The ${name} is open at ${resourceUrl}`;
   const service = mockAuth ? `${issuer} (mock-auth.ts)` : issuer;
   const signIn = authDisabled ? "none: everybody is local-demo" : service;
-  const memory = isSqlite(databaseUrl) ? databaseUrl : `postgres at ${new URL(databaseUrl).hostname}`;
+  const { hostname } = new URL(databaseUrl); // never the rest of it: that holds a password
+  const memory = isSqlite(databaseUrl) ? databaseUrl : `postgres at ${hostname}`;
   if (!isTerminal) return `${open}; sign-in: ${signIn}; memory: ${memory}`;
   const passphrase = tunnel ? "&passphrase=THE-PASSPHRASE" : "";
   const mint = `$(curl -s "${issuer}/token?sub=reader-A&aud=${resourceUrl}${passphrase}")`;
@@ -1546,7 +1549,7 @@ function greeting({ slug, name }: App, config: Config, isTerminal = process.stdo
                        "params":{"name":"begin_session","arguments":{}}}'
 `;
 }
-function warn({ authDisabled, mockAuth, tunnel, resourceUrl, jwksUrl }: Config): void {
+function warn({ authDisabled, mockAuth, tunnel, resourceUrl, jwksUrl }: Config) {
   const say = (text: string) => console.error(`WARNING: ${text}`);
   if (authDisabled) say("AUTH_DISABLED=1: nobody is asked who they are: all are local-demo.");
   if (tunnel) say(`RESOURCE_URL is public: anyone who finds ${resourceUrl} can knock.`);
@@ -1559,7 +1562,7 @@ function warn({ authDisabled, mockAuth, tunnel, resourceUrl, jwksUrl }: Config):
 }
 
 /** @throws StartError, or what listening threw. */
-async function serve(loadApp: () => Promise<App>): Promise<void> {
+async function serve(loadApp: () => Promise<App>) {
   if (!Bun.semver.satisfies(Bun.version, engines.bun)) {
     throw new StartError(`Cannot start: Bun ${engines.bun} is needed (this is ${Bun.version}).`);
   }
@@ -1600,13 +1603,13 @@ async function serve(loadApp: () => Promise<App>): Promise<void> {
 }
 
 /** Starts an app, or says in one line why not and ends the process with code 1. */
-export async function start(loadApp: () => Promise<App>): Promise<void> {
+export async function start(loadApp: () => Promise<App>) {
   await serve(loadApp).catch((error) => {
     const { HOST, PORT = "8000" } = process.env;
     const { code } = error as { code?: string };
     let problem = nameOf(error);
     if (code === "EADDRINUSE") problem = `PORT ${PORT} is taken by another program`;
-    if (/^(ENOTFOUND|EADDRNOTAVAIL)$/.test(code ?? "")) problem = `HOST ${HOST} is not of this machine`;
+    if (/NOTFOUND|NOTAVAIL/.test(code ?? "")) problem = `HOST ${HOST} is not of this machine`;
     console.error(error?.name === "StartError" ? error.message : `Cannot start: ${problem}.`);
     process.exit(1);
   });
