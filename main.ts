@@ -1531,7 +1531,7 @@ function greeting({ slug, name }: App, config: Config, isTerminal = process.stdo
   const memory = isSqlite(databaseUrl) ? databaseUrl : `postgres at ${hostname}`;
   if (!isTerminal) return `${open}; sign-in: ${signIn}; memory: ${memory}`;
   const passphrase = tunnel ? "&passphrase=THE-PASSPHRASE" : "";
-  const mint = `$(curl -s "${issuer}/token?sub=reader-A&aud=${resourceUrl}${passphrase}")`;
+  const mint = `$(curl -s "${issuer}/token?sub=ada&aud=${resourceUrl}${passphrase}")`;
   return `
   ${open}
 
