@@ -20,7 +20,7 @@
 //  11. Start                                        the only section that runs by itself
 
 import { createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
-import { lookup } from "node:dns/promises";
+import dns from "node:dns/promises";
 import { chmod, readFile, writeFile } from "node:fs/promises";
 import { BlockList } from "node:net";
 import { calculateJwkThumbprint, exportJWK, generateKeyPair, importJWK } from "jose";
@@ -45,8 +45,6 @@ export interface MockAuthOptions {
   tunnel?: boolean;
   /** What the gateway wants in every token. */
   scopes?: string[];
-  /** Seconds that an access token lives, 1 to 86400. By default MOCK_AUTH_LIFETIME, or 600. */
-  lifetime?: number;
   /** Where the signing key lives between starts. */
   keyFile?: string;
   /** By default a random one, printed on stderr. */
@@ -85,8 +83,8 @@ async function openService(options: MockAuthOptions) {
   }
   const isLocal = resourceUrl.startsWith("http:") && isLoopback(hostOf(resourceUrl));
   const { tunnel = !isLocal, passphrase = randomPassphrase() } = options;
-  if (tunnel) console.error(`mock-auth: others can reach it, so it asks for the passphrase  ${passphrase}`);
-  const lifetime = String(options.lifetime ?? (process.env.MOCK_AUTH_LIFETIME || 600));
+  if (tunnel) console.error(`mock-auth: signing in takes the passphrase  ${passphrase}`);
+  const lifetime = process.env.MOCK_AUTH_LIFETIME || "600"; // seconds, of an access token
   if (!/^[1-9]\d{0,4}$/.test(lifetime) || Number(lifetime) > 86_400) {
     const takes = "takes a whole number of seconds from 1 to 86400";
     throw new StartError(`Cannot start: MOCK_AUTH_LIFETIME ${takes} (got ${lifetime}).`);
@@ -145,7 +143,12 @@ const metadataOf = ({ issuer, scopes }: Service) => ({
 // here: its name and redirects are read at that URL (Client ID Metadata Document).
 
 /** A host app; `unchecked`: taken at its word, because its URL can't be reached. */
-interface Client { id: string; name: string; redirectUris: string[]; unchecked?: boolean }
+interface Client {
+  id: string;
+  name: string;
+  redirectUris: string[];
+  unchecked?: boolean;
+}
 
 const ClientMetadata = z.object({
   // \p{C}: what is not seen, and may turn the text around it
@@ -188,10 +191,9 @@ const ACTS_HERE = `javascript: vbscript: data: blob: about: view-source: file: f
   chrome: intent: ws: wss: ftp: smb: mailto: tel: sms: search: search-ms:`.split(/\s+/);
 
 /** The same, but for the port on this machine, which an app picks as it goes (RFC 8252, 7.3). */
-function isSameRedirect(known: string, asked: string): boolean {
+function isSameRedirect(known: string, given: string): boolean {
   const withoutPort = (uri: string) => uri.replace(/^(http:\/\/[^/?]*?):\d+(?=[/?]|$)/, "$1");
-  if (known === asked) return true;
-  return isLoopback(hostOf(known)) && withoutPort(known) === withoutPort(asked);
+  return withoutPort(known) === withoutPort(given);
 }
 
 async function findClient(service: Service, id: string, redirectUri: string): Promise<Client> {
@@ -203,19 +205,21 @@ async function findClient(service: Service, id: string, redirectUri: string): Pr
 
 async function findClientAtUrl({ tunnel }: Service, id: string, redirectUri: string) {
   const url = URL.parse(id);
-  const isPlain = url?.href === id && !/[#@]/.test(id) && url.pathname !== "/";
-  const isSecure = url?.protocol === "https:" || (!tunnel && isLoopback(hostOf(id)));
-  if (!isPlain || !isSecure) {
+  const isPlain = url?.href === id && !id.includes("#") && !url.username && !url.password;
+  const mayFetch = id.startsWith("https:") || (!tunnel && isLoopback(hostOf(id)));
+  if (!isPlain || !mayFetch || url.pathname === "/") {
     refuse("invalid_client", "client_id is not the https URL of a document");
   }
-  const text = await Promise.race([fetchDocument(url, tunnel), Bun.sleep(3_000)]);
+  const fetched = Promise.race([fetchDocument(url, tunnel), Bun.sleep(3_000)]);
+  const text = await fetched.catch((problem) => {
+    if (problem instanceof Refused) throw problem;
+  });
   // Without internet the document can't be had. Locally, an app that calls back to this machine may
   // go on, unchecked: else no app that has such a client_id could be tried offline.
   if (!text) {
     const isHere = !tunnel && isLoopback(hostOf(redirectUri));
     if (!isHere) refuse("invalid_client", "the document of client_id can't be fetched");
-    const redirectUris = [redirectUri].filter(isRedirect);
-    return { id, name: url.hostname, redirectUris, unchecked: true };
+    return { id, name: url.hostname, redirectUris: [redirectUri], unchecked: true };
   }
   const { data } = ClientMetadata.extend({
     client_id: z.literal(id),
@@ -228,27 +232,27 @@ async function findClientAtUrl({ tunnel }: Service, id: string, redirectUri: str
   return { id, name: data.client_name || url.hostname, redirectUris: data.redirect_uris };
 }
 
-/** Undefined: it can't be had now. @throws Refused when it can, and is not a document. */
-async function fetchDocument(url: URL, publicOnly: boolean): Promise<string | undefined> {
+/** @throws Refused when what is there is no document, and other errors when nothing is. */
+async function fetchDocument(url: URL, publicOnly: boolean): Promise<string> {
   // Strangers choose this URL, and it must not lead into our network. Called is the very address
   // that was checked: asked again, the name's owner could give another.
   const servername = url.hostname.replace(/^\[|\]$/g, "");
-  const found = await lookup(servername).catch(() => undefined);
-  const family = found?.family === 6 ? "ipv6" : "ipv4";
-  if (!found || (publicOnly && !isPublic(found.address, family))) return undefined;
+  const { address, family } = await dns.lookup(servername);
+  if (publicOnly && !isPublic(address)) throw new Error("not a public address");
   const target = new URL(url);
-  target.hostname = family === "ipv6" ? `[${found.address}]` : found.address;
+  target.hostname = family === 6 ? `[${address}]` : address;
   const response = await fetch(target, {
-    headers: { host: url.host, accept: "application/json", "accept-encoding": "identity" },
+    headers: { host: url.host, "accept-encoding": "identity" },
     tls: { servername }, // the certificate is the name's
     redirect: "manual",
     decompress: false, // 64 KiB can hold a gigabyte
     keepalive: false,
     signal: AbortSignal.timeout(3_000),
-  }).catch(() => undefined);
-  if (!response || response.status >= 500) return undefined;
-  if (response.status === 200) return readBody(response);
-  return refuse("invalid_client", `the document of client_id answers ${response.status}`);
+  });
+  const { status } = response;
+  if (status >= 500) throw new Error("not now");
+  if (status !== 200) refuse("invalid_client", `the document of client_id answers ${status}`);
+  return readBody(response);
 }
 
 const NOT_PUBLIC = {
@@ -259,7 +263,8 @@ const NOT_PUBLIC = {
   ipv6: "::/3 4000::/2 8000::/1 2001::/23 2001:db8::/32 2002::/16 3fff::/20",
 };
 
-function isPublic(address: string, family: "ipv4" | "ipv6"): boolean {
+function isPublic(address: string): boolean {
+  const family = address.includes(":") ? "ipv6" : "ipv4";
   const nets = new BlockList();
   for (const net of NOT_PUBLIC[family].split(/\s+/)) {
     const [start = "", bits] = net.split("/");
@@ -272,55 +277,73 @@ function isPublic(address: string, family: "ipv4" | "ipv6"): boolean {
 // OAuth 2.1, section 4.1. Until it is known that the redirect_uri is the app's own, a problem is
 // shown to the person and sent to nobody: else any link could send people anywhere by way of us.
 
-/** What a person is asked to allow. `signIn` is its id, from here to the last refresh token. */
-interface Ask extends Back { signIn: string; client: Client; challenge: string; scope: string }
-interface Back { redirectUri: string; state: string }
+/** What a person is asked to allow. */
+interface Ask extends Back {
+  signIn: string; // its id, from here to the last refresh token
+  client: Client;
+  challenge: string;
+  wanted: string[]; // scopes
+}
+interface Back {
+  redirectUri: string;
+  state: string;
+}
 
-async function authorize(service: Service, request: Request, asked: URLSearchParams) {
-  const first = fieldsOf(asked, ["client_id", "redirect_uri"]);
-  const { client_id = "", redirect_uri: redirectUri = "" } = first;
+async function authorize(service: Service, request: Request, query: URLSearchParams) {
+  const fields = fieldsOf(query, ["client_id", "redirect_uri"]);
+  const { client_id = "", redirect_uri: redirectUri = "" } = fields;
   const client = await findClient(service, client_id, redirectUri);
-  if (!client.redirectUris.some((known) => isSameRedirect(known, redirectUri))) {
+  const isKnown = client.redirectUris.some((known) => isSameRedirect(known, redirectUri));
+  if (!isKnown || !isRedirect(redirectUri)) {
     const shown = redirectUri.slice(0, 200);
     refuse("invalid_request", `redirect_uri is not one that this app registered: ${shown}`);
   }
-  const back = { redirectUri, state: asked.get("state") ?? "" };
+  const back = { redirectUri, state: query.get("state") ?? "" };
   try {
-    const terms = checkTerms(service, fieldsOf(asked));
-    return await consentPage(service, request, { ...back, ...terms, client });
+    const terms = checkTerms(service, fieldsOf(query));
+    const ask = { signIn: crypto.randomUUID(), client, ...back, ...terms };
+    return await consentPage(service, request, ask);
   } catch (problem) {
     if (!(problem instanceof Refused)) throw problem;
-    const { error, message } = problem;
-    return sendBack(service, back, { error, error_description: message });
+    const answer = { error: problem.error, error_description: problem.message };
+    return sendBack(service, back, answer);
   }
 }
 
 /** PKCE (RFC 7636) and the one resource (RFC 8707) are not optional here. */
-function checkTerms({ resourceUrl, scopes }: Service, asked: Fields) {
-  const { response_type, response_mode = "query", code_challenge_method, prompt } = asked;
-  const { code_challenge: challenge = "", resource = resourceUrl, scope = "" } = asked;
+function checkTerms(service: Service, fields: Fields) {
+  const { response_type, response_mode = "query", code_challenge_method, prompt } = fields;
+  const { code_challenge: challenge = "", scope = "" } = fields;
   if (!response_type) refuse("invalid_request", "response_type is missing");
   if (response_type !== "code") refuse("unsupported_response_type", "response_type takes code");
   if (response_mode !== "query") refuse("invalid_request", "response_mode takes query");
   if (code_challenge_method !== "S256" || !/^[\w-]{43}$/.test(challenge)) {
     refuse("invalid_request", "code_challenge takes a SHA-256, and code_challenge_method S256");
   }
-  if (resource !== resourceUrl) refuse("invalid_target", `resource takes ${resourceUrl}`);
+  checkResource(service, fields);
   if (prompt === "none") refuse("interaction_required", "nobody is let in without a click");
-  const known = scopes.filter((one) => scope.split(" ").includes(one));
-  return { signIn: crypto.randomUUID(), challenge, scope: known.join(" ") };
+  const names = scope.split(" ");
+  return { challenge, wanted: service.scopes.filter((known) => names.includes(known)) };
+}
+
+function checkResource({ resourceUrl }: Service, { resource = resourceUrl }: Fields): void {
+  if (resource !== resourceUrl) refuse("invalid_target", `resource takes ${resourceUrl}`);
 }
 
 /** Back to the app. `iss` (RFC 9207) tells it which of its sign-in services is speaking. */
 function sendBack({ issuer }: Service, { redirectUri, state }: Back, answer: object): Response {
-  const query = new URLSearchParams({ ...answer, ...(state && { state }), iss: issuer });
+  const params = new URLSearchParams({ ...answer, ...(state && { state }), iss: issuer });
   const separator = redirectUri.includes("?") ? "&" : "?";
-  const headers = { ...PRIVATE, Location: `${redirectUri}${separator}${query}` };
+  const headers = { ...PRIVATE, Location: `${redirectUri}${separator}${params}` };
   return new Response(null, { status: 303, headers });
 }
 
 /** What was filled in, when the form comes back with a problem. */
-interface Filled { problem: string; name: string; ticked: string[] }
+interface Filled {
+  problem: string;
+  name: string;
+  ticked: string[];
+}
 
 /** The form carries a ticket: what was checked, sealed, and tied to a cookie of this browser. So
  *  another site can neither make one nor submit one (CSRF). */
@@ -358,11 +381,16 @@ async function decide(service: Service, request: Request): Promise<Response> {
   const { signIn, client, redirectUri, challenge } = ask;
   if (service.steps.has(signIn)) refuse("invalid_request", "this page was answered already", 403);
   service.steps.set(signIn, PAGE_ANSWERED);
-  const others = ask.scope.split(" ").filter((scope) => scope && !service.choices.has(scope));
-  const scope = [...others, ...ticked].join(" ");
-  const expires = secondsNow() + CODE_SECONDS;
-  const grant = { signIn, clientHash: sha256(client.id), sub: name, scope };
-  const content = { ...grant, redirectUri, challenge, expires };
+  const others = ask.wanted.filter((scope) => !service.choices.has(scope));
+  const content = {
+    signIn,
+    clientHash: sha256(client.id),
+    redirectUri,
+    challenge,
+    sub: name,
+    scope: [...others, ...ticked].join(" "),
+    expires: secondsNow() + CODE_SECONDS,
+  };
   // Sealed for longer than it is good, to notice when it is brought again.
   const code = await seal(service, "code", content, PAGE_SECONDS);
   return sendBack(service, ask, { code });
@@ -412,8 +440,16 @@ const CODE_REDEEMED = 2; // the first refresh token is step 3, its successor 4, 
 const ENDED = Infinity;
 
 /** What a code and a refresh token stand for. */
-interface Grant { signIn: string; clientHash: string; sub: string; scope: string }
-interface Refresh extends Grant { step: number; resource: string }
+interface Grant {
+  signIn: string;
+  clientHash: string; // a client_id can be long
+  sub: string;
+  scope: string;
+}
+interface Refresh extends Grant {
+  step: number;
+  resource: string;
+}
 
 async function exchange(service: Service, request: Request): Promise<Response> {
   const fields = fieldsOf(await formOf(request));
@@ -423,9 +459,7 @@ async function exchange(service: Service, request: Request): Promise<Response> {
   if (!isKnown || fields.client_secret || request.headers.has("authorization")) {
     refuse("invalid_client", "this app is not registered here, or has a secret of its own", 401);
   }
-  const { resourceUrl } = service;
-  const { resource = resourceUrl } = fields;
-  if (resource !== resourceUrl) refuse("invalid_target", `resource takes ${resourceUrl}`);
+  checkResource(service, fields);
   const grantType = need("grant_type");
   if (grantType === "authorization_code") return redeemCode(service, need);
   if (grantType === "refresh_token") return refresh(service, need, fields.scope);
@@ -455,9 +489,9 @@ async function redeemCode(service: Service, need: Need): Promise<Response> {
   return giveTokens(service, grant, clientId, scope);
 }
 
-/** Rotation with a grace, since hosts refresh in parallel and answers are lost: a token is good until
- *  its successor is first used. Then it is refused, and the one before it ends the sign-in (RFC 9700,
- *  section 4.14.2). A bigger service keeps the steps in its database. */
+/** Rotation with a grace, since hosts refresh in parallel and answers are lost: a token is good
+ *  until its successor is first used. Then it is refused, and the one before it ends the sign-in
+ *  (RFC 9700, section 4.14.2). A bigger service keeps the steps in its database. */
 async function refresh(service: Service, need: Need, wanted?: string): Promise<Response> {
   const { steps, resourceUrl, choices } = service;
   const clientId = need("client_id");
@@ -515,9 +549,9 @@ function signAccessToken({ issuer, keys }: Service, claims: JWTPayload, seconds:
 // A token as plain text, for a curl: ?sub=&aud=[&email=][&scope=][&ttl=SECONDS]. Any page can make
 // a browser ask for it too, so none may read the answer: no CORS, no sniffing, same origin.
 
-async function mint(service: Service, asked: URLSearchParams): Promise<Response> {
+async function mint(service: Service, query: URLSearchParams): Promise<Response> {
   const { resourceUrl, tunnel } = service;
-  const fields = fieldsOf(asked);
+  const fields = fieldsOf(query);
   if (!(await isWelcome(service, fields))) {
     refuse("access_denied", "passphrase is not the one printed in the terminal", 403);
   }
@@ -526,7 +560,7 @@ async function mint(service: Service, asked: URLSearchParams): Promise<Response>
   const isHere = !tunnel && isLoopback(hostOf(aud));
   if (aud !== resourceUrl && !isHere) refuse("invalid_target", "aud takes a local gateway");
   if (!/^-?\d{1,8}$/.test(ttl)) refuse("invalid_request", "ttl takes a number of seconds");
-  const claims = { sub, aud, client_id: "curl", ...(email && { email }), ...(scope && { scope }) };
+  const claims = { sub, aud, client_id: "curl", email, scope };
   const token = await signAccessToken(service, claims, Number(ttl));
   const headers = new Headers({ ...PRIVATE, "Content-Type": "text/plain; charset=utf-8" });
   if (aud !== resourceUrl) {
@@ -542,7 +576,7 @@ async function mint(service: Service, asked: URLSearchParams): Promise<Response>
 // the consent page, any site could read a person's ticket.
 
 type Handler = (request: Request) => Promise<Response | undefined>;
-type Answer = (request: Request, asked: URLSearchParams) => Response | Promise<Response>;
+type Answer = (request: Request, query: URLSearchParams) => Response | Promise<Response>;
 
 /**
  * Answers the requests of one issuer, and undefined to everything else.
@@ -557,11 +591,11 @@ export async function mockAuth(options: MockAuthOptions): Promise<Handler> {
     [`GET /.well-known/openid-configuration${base}`, metadata],
     [`GET ${base}/.well-known/openid-configuration`, metadata],
     [`POST ${base}/register`, (request) => register(service, request)],
-    [`GET ${base}/authorize`, (request, asked) => authorize(service, request, asked)],
+    [`GET ${base}/authorize`, (request, query) => authorize(service, request, query)],
     [`POST ${base}/authorize`, (request) => decide(service, request)],
     [`POST ${base}/token`, (request) => exchange(service, request)],
     [`GET ${base}/jwks.json`, () => Response.json(jwksOf(service))],
-    [`GET ${base}/token`, (_, asked) => mint(service, asked)],
+    [`GET ${base}/token`, (_, query) => mint(service, query)],
   ]);
   return async (request) => {
     const { pathname, searchParams } = new URL(request.url);
@@ -631,9 +665,9 @@ function fieldsOf(params: URLSearchParams, names = [...params.keys()]): Fields {
 }
 
 async function formOf(request: Request): Promise<URLSearchParams> {
-  const type = request.headers.get("content-type")?.split(";")[0]?.trim().toLowerCase();
-  const takes = "application/x-www-form-urlencoded";
-  if (type !== takes) refuse("invalid_request", `the body is ${takes}`);
+  const type = request.headers.get("content-type") ?? "";
+  const isForm = /^application\/x-www-form-urlencoded *(;|$)/i.test(type);
+  if (!isForm) refuse("invalid_request", "the body is application/x-www-form-urlencoded");
   return new URLSearchParams(await readBody(request));
 }
 
@@ -740,10 +774,11 @@ function consentHtml(service: Service, ask: Ask, ticket: string, filled?: Filled
 }
 
 function factsHtml({ app, resourceUrl }: Service, { client, redirectUri }: Ask): string {
-  const { protocol, host, hostname } = new URL(redirectUri);
-  const goal = isUrl(redirectUri) ? host : `${protocol}//${host}`;
-  const here = isLoopback(hostname) ? " (an app on this machine)" : "";
-  const from = isUrl(client.id) ? `<dt>It comes from</dt><dd>${safe(new URL(client.id).host)}</dd>` : "";
+  const to = new URL(redirectUri);
+  const goal = isUrl(redirectUri) ? to.host : `${to.protocol}//${to.host}`;
+  const here = isLoopback(to.hostname) ? " (an app on this machine)" : "";
+  const host = URL.parse(client.id)?.host ?? "";
+  const from = isUrl(client.id) ? `<dt>It comes from</dt><dd>${safe(host)}</dd>` : "";
   const unchecked = `<p class="note">This app could not be checked: its own page,
     ${safe(client.id)}, can't be reached from here. Go on only if you started it yourself.</p>`;
   return `${client.unchecked ? unchecked : ""}
@@ -756,7 +791,7 @@ function factsHtml({ app, resourceUrl }: Service, { client, redirectUri }: Ask):
 /** Ticked is what the app asks for, or all, until the person has ticked otherwise. */
 function boxesHtml({ choices }: Service, ask: Ask, filled?: Filled): string {
   const all = [...choices.keys()];
-  const asked = all.filter((scope) => ask.scope.split(" ").includes(scope));
+  const asked = all.filter((scope) => ask.wanted.includes(scope));
   const ticked = filled?.ticked ?? (asked.length > 0 ? asked : all);
   const boxes = [...choices].map(([scope, means]) => {
     const checked = ticked.includes(scope) ? "checked" : "";
@@ -815,8 +850,8 @@ async function main(): Promise<void> {
     reusePort: false, // else a second one would start beside the first
     fetch: async (request) => {
       // A page elsewhere can give its name our address (DNS rebinding), but can't change its Host.
-      const asked = request.headers.get("host")?.replace(/:\d+$/, "") ?? "";
-      if (!isLoopback(asked)) return new Response("Not served under this Host.\n", { status: 403 });
+      const name = request.headers.get("host")?.replace(/:\d+$/, "") ?? "";
+      if (!isLoopback(name)) return new Response("Not served under this Host.\n", { status: 403 });
       return (await handle(request)) ?? Response.json({ error: "not_found" }, { status: 404 });
     },
   });

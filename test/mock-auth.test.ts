@@ -375,6 +375,7 @@ describe("GET /authorize refuses on an error page, and sends nobody anywhere,", 
     ["a redirect_uri that is there twice", "redirect_uri is there twice", { redirect_uri: [CALLBACK, CALLBACK] }],
     ["a redirect_uri elsewhere", `${notRegistered}: https://evil.example/callback`, { redirect_uri: "https://evil.example/callback" }],
     ["a redirect_uri with another path", notRegistered, { redirect_uri: `${CALLBACK}2` }],
+    ["a redirect_uri with a port that there is not", notRegistered, { redirect_uri: "http://127.0.0.1:99999/callback" }],
   ])("%s: 400, %s", async (_, words, changes) => {
     const page = await read(await ask(local, { ...goodRequest(app), ...changes }));
     expect([page.status, page.headers.get("location"), page.headers.get("set-cookie")]).toEqual([400, null, null]);
@@ -484,6 +485,7 @@ describe("the consent page", () => {
     expect(await where("https://app.example:8443/callback")).toMatch(/Then you go to ?app\.example:8443\s/);
     expect(await where("http://localhost:7777/callback")).toMatch(/Then you go to ?localhost:7777 \(an app on this machine\)/);
     expect(await where("cursor://anysphere.cursor-mcp/oauth/callback")).toMatch(/Then you go to ?cursor:\/\/anysphere\.cursor-mcp/);
+    expect(await where("app://a&lt;b&gt;/callback")).toContain("app://a&amp;lt;b");
   });
 
   test.each<[string, string | undefined, string[]]>([

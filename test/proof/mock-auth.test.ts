@@ -2,6 +2,7 @@
 // and `bun run mock-auth.ts` and the gateway as processes. What a first look needs is in ../mock-auth.test.ts.
 
 import { afterAll, afterEach, describe, expect, setDefaultTimeout, setSystemTime, spyOn, test } from "bun:test";
+import dns from "node:dns/promises";
 import { chmod, cp, mkdir, stat, symlink, writeFile } from "node:fs/promises";
 import { createServer, type AddressInfo } from "node:net";
 import { join } from "node:path";
@@ -355,6 +356,7 @@ describe("a client_id that is the URL of a document", () => {
     "/turned.json": (id) => Response.json({ client_id: id, client_name: "Clau\u202ede\u0007", redirect_uris: [CALLBACK] }),
     "/hostile.json": (id) => Response.json({ client_id: id, redirect_uris: ["javascript://localhost/%0aalert(1)", "https://app.example/\u0001", "https://app.example/обратно"] }),
     "/packed.json": (id) => new Response(Bun.gzipSync(JSON.stringify({ client_id: id, redirect_uris: [CALLBACK] })), { headers: { "content-encoding": "gzip" } }),
+    "/failing.json": () => new Response(null, { status: 502 }),
     "/silent.json": () => Bun.sleep(20_000).then(() => new Response()),
     "/dripping.json": () => new Response(new ReadableStream({ async pull(controller) { controller.enqueue(" "); await Bun.sleep(300); } })),
   };
@@ -364,7 +366,11 @@ describe("a client_id that is the URL of a document", () => {
     return served[pathname]?.(url) ?? new Response(null, { status: 404 });
   } });
   const base = `http://127.0.0.1:${site.port}`;
-  afterAll(() => site.stop(true));
+  const breaking = Bun.listen({
+    port: 0, hostname: "127.0.0.1",
+    socket: { data: (socket) => void socket.end("HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{") },
+  });
+  afterAll(() => (breaking.stop(true), site.stop(true)));
   const watchFetch = () => spyOn(globalThis, "fetch").mockImplementation((() => Promise.reject(new Error("offline"))) as unknown as typeof fetch);
   const https_redirect = "https://app.example/callback";
 
@@ -427,9 +433,20 @@ describe("a client_id that is the URL of a document", () => {
     expect(performance.now() - start).toBeWithin(2_000, 6_000);
   });
 
+  test("is waited for three seconds, also when nobody knows its name for longer", async () => {
+    const lookup = spyOn(dns, "lookup").mockImplementation((() => new Promise(() => {})) as unknown as typeof dns.lookup);
+    const start = performance.now();
+    const page = await consentPage(local, goodRequest("https://slow.example/client.json"));
+    lookup.mockRestore();
+    expect(page.text).toContain("could not be checked");
+    expect(performance.now() - start).toBeWithin(2_000, 6_000);
+  });
+
   test.each([
     ["nobody answers there", `${closed}/client.json`],
     ["its name is not known", "https://client.invalid/client.json"],
+    ["it fails", `${base}/failing.json`],
+    ["it breaks off half-way", `http://127.0.0.1:${breaking.port}/client.json`],
   ])("can't be had because %s: an app on this machine goes on, and the page says that it was not checked", async (_, id) => {
     const page = await consentPage(local, goodRequest(id));
     expect(page.text).toContain("could not be checked");
@@ -496,6 +513,16 @@ describe("a client_id that is the URL of a document", () => {
       const asked = fetched.mock.calls.length;
       fetched.mockRestore();
       expect(asked).toBe(1);
+    });
+
+    test.each([["10.0.0.1", 4, 0], ["fd00::1", 6, 0], ["1.1.1.1", 4, 1]])("is asked for or not by what its name stands for: %s", async (address, family, times) => {
+      const lookup = spyOn(dns, "lookup").mockImplementation((async () => ({ address, family })) as unknown as typeof dns.lookup);
+      const fetched = watchFetch();
+      await knock("https://app.example/client.json");
+      const asked = fetched.mock.calls.map(([target]) => String(target));
+      lookup.mockRestore();
+      fetched.mockRestore();
+      expect(asked).toEqual(Array(times).fill(`https://${address}/client.json`));
     });
 
     test("is never asked for without TLS", async () => {
