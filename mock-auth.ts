@@ -21,7 +21,7 @@
 
 import { createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import dns from "node:dns/promises";
-import { chmod, readFile, writeFile } from "node:fs/promises";
+import fs from "node:fs/promises";
 import { BlockList } from "node:net";
 import { calculateJwkThumbprint, exportJWK, generateKeyPair, importJWK } from "jose";
 import { type CryptoKey, type JWK, type JWTPayload, jwtVerify, SignJWT } from "jose";
@@ -237,7 +237,7 @@ async function fetchDocument(url: URL, publicOnly: boolean): Promise<string> {
   // Strangers choose this URL, and it must not lead into our network. Called is the very address
   // that was checked: asked again, the name's owner could give another.
   const servername = url.hostname.replace(/^\[|\]$/g, "");
-  const { address, family } = await dns.lookup(servername);
+  const { address, family } = await dns.lookup(servername, { order: "ipv4first" });
   if (publicOnly && !isPublic(address)) throw new Error("not a public address");
   const target = new URL(url);
   target.hostname = family === 6 ? `[${address}]` : address;
@@ -513,13 +513,10 @@ async function refresh(service: Service, need: Need, wanted?: string): Promise<R
 }
 
 async function giveTokens(service: Service, grant: Refresh, clientId: string, scope: string) {
-  const { resourceUrl: aud, lifetime } = service;
+  const { resourceUrl, lifetime } = service;
+  const claims = { sub: grant.sub, aud: resourceUrl, client_id: clientId, scope };
   const tokens = {
-    access_token: await signAccessToken(
-      service,
-      { sub: grant.sub, aud, client_id: clientId, scope },
-      lifetime,
-    ),
+    access_token: await signAccessToken(service, claims, lifetime),
     token_type: "Bearer",
     expires_in: lifetime,
     // Of all that was allowed, though the app may have asked for less this time.
@@ -598,7 +595,9 @@ export async function mockAuth(options: MockAuthOptions): Promise<Handler> {
     [`GET ${base}/token`, (_, query) => mint(service, query)],
   ]);
   return async (request) => {
-    const { pathname, searchParams } = new URL(request.url);
+    const url = URL.parse(request.url); // a Host can be anything
+    if (!url) return undefined;
+    const { pathname, searchParams } = url;
     const allowed = ["GET", "POST"].filter((method) => routes.has(`${method} ${pathname}`));
     if (allowed.length === 0) return undefined;
     const method = request.method === "HEAD" ? "GET" : request.method;
@@ -720,8 +719,8 @@ const sha256 = (text: string) => createHash("sha256").update(text).digest("base6
 /** Outlives a restart, and only its owner can read the file. @throws StartError naming it. */
 async function openKeys(file: string) {
   try {
-    const saved = await readFile(file, "utf8").catch(() => makeKeyFile(file));
-    await chmod(file, 0o600);
+    const saved = await fs.readFile(file, "utf8").catch(() => makeKeyFile(file));
+    await fs.chmod(file, 0o600);
     const jwk = JSON.parse(saved) as JWK;
     const { n, e, d } = jwk;
     if (!d) throw new Error("not a private key");
@@ -732,7 +731,8 @@ async function openKeys(file: string) {
       secret: createHmac("sha256", d).update("mock-auth seals").digest(),
     };
   } catch {
-    throw new StartError(`Cannot start: ${file} holds no signing key, or can't be written.`);
+    const problem = "can't be written, or holds no signing key: delete it to get a new one";
+    throw new StartError(`Cannot start: ${file} ${problem}.`);
   }
 }
 
@@ -740,8 +740,8 @@ async function makeKeyFile(file: string): Promise<string> {
   const { privateKey } = await generateKeyPair("RS256", { extractable: true });
   const made = JSON.stringify(await exportJWK(privateKey));
   // wx: when another start was first, its key stands.
-  await writeFile(file, made, { mode: 0o600, flag: "wx" }).catch(() => Bun.sleep(100));
-  return readFile(file, "utf8");
+  await fs.writeFile(file, made, { mode: 0o600, flag: "wx" }).catch(() => Bun.sleep(100));
+  return fs.readFile(file, "utf8");
 }
 
 // ---- 10. The pages ------------------------------------------------------------------------------

@@ -175,6 +175,10 @@ describe("the metadata", () => {
     expect([response.status, response.headers.get("access-control-allow-origin")]).toEqual([204, allowed]);
   });
 
+  test.each(["/x", "http://[/x", "http://x:99999/x"])("%s, as a strange Host makes it, is left to the gateway", async (url) => {
+    expect(await local({ url, method: "GET", headers: new Headers() } as Request)).toBeUndefined();
+  });
+
   test("HEAD is answered as GET is, for those who only look whether it is there", async () => {
     for (const path of [...documents, "/mock-auth/jwks.json"]) expect((await send(local, path, { method: "HEAD" })).status).toBe(200);
   });

@@ -95,6 +95,7 @@ export const MOCK_AUTH_MUTANTS: Mutant[] = [
   quick("the answer of another sign-in service", ", iss: issuer });", " });"),
   quick("an app that can't tell which of its requests was answered", "...(state && { state }), ", ""),
   quick("two query strings in one redirect", `redirectUri.includes("?") ? "&" : "?"`, `"?"`),
+  quick("what was filled in, sealed into a ticket", "{ ...ask, browser: sha256(cookie) }", "{ ...ask, ...filled, browser: sha256(cookie) }"),
   quick("a cookie that everybody has", `randomBytes(24).toString("base64url")`, `"A".repeat(32)`),
   quick("a second open page that ends the first", "browserOf(request) ?? randomBytes", "undefined ?? randomBytes"),
   quick("a cookie that goes out without TLS", `? "; Secure" : ""`, `? "" : ""`),
@@ -169,6 +170,7 @@ export const MOCK_AUTH_MUTANTS: Mutant[] = [
   quick("a hint that breaks its own header", "a token for ${new URL(aud).href}", "a token for ${aud}"),
 
   // 8. Every request
+  quick("a Host that is no address, answered as our failure", "if (!url) return undefined;\n    const { pathname, searchParams } = url;", "const { pathname, searchParams } = new URL(request.url);"),
   quick("strangers behind a local Host", `if (!tunnel && isForwarded(request)) refuse`, "if (false) refuse"),
   quick("everybody who comes through the tunnel that was asked for, kept out", "if (!tunnel && isForwarded", "if (isForwarded"),
   quick("a tunnel known by Forwarded alone", "^(forwarded|", "^("),
@@ -198,7 +200,7 @@ export const MOCK_AUTH_MUTANTS: Mutant[] = [
   quick("one kind of seal for another", `algorithms: ["HS256"], typ: kind }`, `algorithms: ["HS256"] }`),
   quick("a page that is never too old", ".setExpirationTime(secondsNow() + seconds)", ".setExpirationTime(secondsNow() + 10 * seconds)"),
   quick("the seals of every service that has this code", `createHmac("sha256", d).update("mock-auth seals")`, `createHmac("sha256", "d").update("mock-auth seals")`),
-  slow("a key file that others can read", "    await chmod(file, 0o600);\n", ""),
+  slow("a key file that others can read", "    await fs.chmod(file, 0o600);\n", ""),
   slow("a key file that others can read while it is made", "{ mode: 0o600, flag: \"wx\" }", "{ flag: \"wx\" }"),
   slow("a second start that makes the first one's key void", `flag: "wx"`, `flag: "w"`),
 
