@@ -82,6 +82,7 @@ class HostApp {
     fetch: ({ url }): Response => {
       const { pathname, searchParams } = new URL(url);
       if (pathname === "/client.json") return Response.json({ ...this.clientMetadata, client_id: url });
+      if (pathname === "/favicon.ico") return new Response(null, { status: 204 }); // Chromium asks now and then
       if (pathname !== "/callback") return new Response(null, { status: 404 });
       this.called.resolve(searchParams);
       return new Response("You can close this page.");
@@ -264,7 +265,7 @@ describe.skipIf(!hasBrowser)("on the consent page", () => {
     await expect(modern.connect(app)).rejects.toThrow();
     const notes: string[] = [];
     await app.visit(async (page) => {
-      page.on("console", (message) => void notes.push(message.text()));
+      page.on("console", (message) => void notes.push(`${message.text()} ${message.location().url}`));
       page.on("request", (request) => void (!/^http:\/\/(localhost|127\.0\.0\.1):/.test(request.url()) && notes.push(request.url())));
       await page.reload();
       await allowAs("quiet")(page);
