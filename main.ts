@@ -908,7 +908,7 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
   }
   async function serve(request: Request) {
     const arrived = performance.now();
-    const path = new URL(request.url).pathname;
+    const path = URL.parse(request.url)?.pathname ?? ""; // a Host can be anything
     if (/^\/healthz?$/.test(path)) return health();
     // A page elsewhere can give its own name our address (DNS rebinding) and make a browser call.
     const host = request.headers.get("host");
@@ -962,7 +962,7 @@ function challenge(parts: Parts, error = "", hint = "", scopes = offeredScopes(p
   return answer(status, error || "sign_in_needed", { "WWW-Authenticate": header });
 }
 
-const FORWARDED = /^(forwarded|x-forwarded-.*|x-real-ip|via|(cf|true|fly)-.*-ip)$/i;
+const FORWARDED = /^(forwarded|via|cdn-loop|.*client-ip|(x-(forwarded|original|real|envoy)|cf|fly)-.+)$/;
 /** @throws Response, when nobody can be let in. */
 async function signIn(parts: Parts, keys: JWTVerifyGetKey, { headers }: Request) {
   const { config, log } = parts;

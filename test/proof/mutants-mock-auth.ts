@@ -9,7 +9,7 @@ export interface Mutant {
 }
 
 const QUICK = "test/mock-auth.test.ts";
-const SLOW = "test/proof/mock-auth.test.ts";
+const SLOW = "test/proof/mock-auth.proof.ts";
 const quick = (attack: string, from: string, to: string): Mutant => ({ attack, from, to, tests: QUICK });
 const slow = (attack: string, from: string, to: string): Mutant => ({ attack, from, to, tests: SLOW });
 

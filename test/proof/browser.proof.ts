@@ -11,9 +11,9 @@ import { StreamableHTTPClientTransport as TransportV1 } from "@modelcontextproto
 import { type Browser, type BrowserContextOptions, chromium, type Page } from "playwright-core";
 import { freePort, scratch, startGateway } from "../support.ts";
 
-// What is saved and read back below: the one place that knows a tool of the app's own.
-const writes = (text: string) => ({ tool: "user_save_state", args: { shelf: { a1: text } } });
-const written = (state: Record<string, any>): unknown => state.shelf.a1;
+// What is saved and read back below, with a tool of the sample app.
+const writes = (text: string) => ({ tool: "user_write", args: { notes: { a: text } } });
+const written = (state: Record<string, any>): unknown => state.notes.a;
 
 setDefaultTimeout(30_000); // a browser on a busy machine
 
