@@ -61,7 +61,7 @@ describe.each<[string, App]>([
 
   test("the order of things is in the first 512 characters of the instructions", async () => {
     const first = ((await hello()).instructions as string).slice(0, 512);
-    for (const fact of ["begin_session", "session key", "every other tool (but health)", "60 minutes"]) {
+    for (const fact of ["begin_session", "session key", "other tool (but health)", "60 minutes"]) {
       expect(first).toContain(fact);
     }
   });
