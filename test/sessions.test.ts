@@ -1,0 +1,106 @@
+// Section 4: the short key. It is good for one person, one purpose and an hour; nothing of it is
+// stored. (gate.test.ts shows every tool asking for it.)
+
+import { afterEach, expect, setSystemTime, test } from "bun:test";
+import { keysFor } from "../main.ts";
+import { gateway, mint } from "./support.ts";
+
+afterEach(() => void setSystemTime());
+
+const OPENED = new Date("2026-11-21T07:00:00.000Z");
+const at = (seconds: number) => setSystemTime(new Date(OPENED.getTime() + seconds * 1000));
+const SECRET = "s".repeat(43);
+const ada = keysFor(SECRET, "local|ada");
+const REFUSED = /^No valid session\. Call begin_session/;
+
+test("a key has 24 characters that any model can type", () => {
+  for (let n = 0; n < 50; n++) {
+    at(n * 1_000_003);
+    expect(ada.make("session", 3600)).toMatch(/^[A-Za-z0-9_-]{24}$/);
+  }
+});
+
+test("two keys of one person in one second differ, and both are good", () => {
+  at(0);
+  const keys = [ada.make("session", 3600), ada.make("session", 3600)];
+  expect(keys[0]).not.toBe(keys[1]!);
+  expect(keys.map((key) => ada.check("session", key))).toEqual([true, true]);
+});
+
+test.each<[string, ReturnType<typeof keysFor>, string, string]>([
+  ["another person", keysFor(SECRET, "local|ben"), "forget", "v1"],
+  ["a person whose name begins alike", keysFor(SECRET, "local|ada "), "forget", "v1"],
+  ["the same sub of another issuer", keysFor(SECRET, "https://a.example|ada"), "forget", "v1"],
+  ["the same person under another secret", keysFor("t".repeat(43), "local|ada"), "forget", "v1"],
+  ["another purpose", ada, "session", "v1"],
+  ["another thing", ada, "forget", "v2"],
+  ["nothing in particular", ada, "forget", ""],
+])("a key is no key for %s", (_, keys, purpose, about) => {
+  const key = ada.make("forget", 300, "v1");
+  expect(ada.check("forget", key, "v1")).toBe(true);
+  expect(keys.check(purpose, key, about)).toBe(false);
+});
+
+test("a key is good until its last second, and never again", () => {
+  at(0);
+  const key = ada.make("session", 3600);
+  for (const [seconds, good] of [[3599.9, true], [3600, false], [90 * 24 * 3600, false]] as const) {
+    at(seconds);
+    expect([seconds, ada.check("session", key)]).toEqual([seconds, good]);
+  }
+});
+
+test("a key with any one character changed is refused", () => {
+  const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+  const key = ada.make("session", 3600);
+  for (let index = 0; index < 24; index++) {
+    for (const other of alphabet.replace(key[index]!, "")) {
+      expect(ada.check("session", key.slice(0, index) + other + key.slice(index + 1))).toBe(false);
+    }
+  }
+});
+
+test("the expiry of one key can't be put on another", () => {
+  at(0);
+  const early = ada.make("session", 3600);
+  at(600);
+  const late = ada.make("session", 3600);
+  expect(ada.check("session", late.slice(0, 6) + early.slice(6))).toBe(false);
+  expect(ada.check("session", early.slice(0, 6) + late.slice(6))).toBe(false);
+});
+
+test.each<[string, (key: string) => unknown]>([
+  ["nothing", () => undefined],
+  ["null", () => null],
+  ["a list of it", (key) => [key]],
+  ["an empty text", () => ""],
+  ["one character less", (key) => key.slice(1)],
+  ["one character more", (key) => `${key}A`],
+  ["a line end after it", (key) => `${key}\n`],
+  ["another alphabet", (key) => `${key.slice(0, 23)}+`],
+  ["24 wide characters", () => "é".repeat(24)],
+])("%s is no key, and no error", (_, given) => {
+  expect(ada.check("session", given(ada.make("session", 3600)))).toBe(false);
+});
+
+test("begin_session says how long its key lasts, and that is the truth", async () => {
+  at(0);
+  const { call } = await gateway();
+  const token = await mint({ exp: OPENED.getTime() / 1000 + 24 * 3600 });
+  const opened = (await call("begin_session", {}, token)).structuredContent!;
+  expect(opened.expires_in_seconds).toBe(3600);
+  const use = () => call("user_get_state", { session: opened.session }, token);
+  at(3599);
+  expect((await use()).isError).toBeUndefined();
+  at(3600);
+  expect((await use()).content[0]!.text).toMatch(REFUSED);
+});
+
+test("a redeploy with the same secret takes the key, and one with another does not", async () => {
+  const { token, session } = await (await gateway()).enter();
+  const same = await gateway();
+  expect((await same.call("user_get_state", { session }, token)).isError).toBeUndefined();
+  const other = await gateway({ env: { SESSION_SIGNING_SECRET: "t".repeat(43) } });
+  const refused = await other.call("user_get_state", { session }, token);
+  expect(refused.content[0]!.text).toMatch(REFUSED);
+});
