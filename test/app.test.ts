@@ -32,12 +32,12 @@ test("there are eight articles of two sentences each", () => {
 const good: Article = { id: "b1", title: "A title", topic: "topic", body: "One. Two." };
 
 test.each<[string, unknown, RegExp]>([
-  ["is missing", undefined, /is missing/],
-  ["is no list", { articles: [good] }, /is not a JSON list/],
-  ["has an entry that is no article", [good, "b2"], /, entry 2: /],
-  ["has an id that needs quoting", [{ ...good, id: "b 1" }], /, entry 1: .*id/],
-  ["has an id twice", [good, { ...good, title: "Another" }], /, entry 2: .*taken/],
-  ["has a field that nobody reads", [{ ...good, author: "me" }], /, entry 1: .*author/],
+  ["is missing", undefined, /missing|JSON/],
+  ["is no list", { articles: [good] }, /expected array/],
+  ["has an entry that is no article", [good, "b2"], / → at 1\.$/],
+  ["has an id that needs quoting", [{ ...good, id: "b 1" }], / → at 0\.id\.$/],
+  ["has an id twice", [good, { ...good, title: "Another" }], / → at 1\b|"b1"/],
+  ["has a field that nobody reads", [{ ...good, author: "me" }], /author.* → at 0\.$/],
 ])("a seed that %s stops the start, in a line that names file and entry", async (_, seed, says) => {
   const path = await seedOf(seed);
   const error: unknown = await loadApp(path).catch((thrown: unknown) => thrown);
@@ -168,7 +168,7 @@ test.each<[string, object, string]>([
   ["a place of two lines", place("a\n\tb"), `Open: “${a3.title}”, at: a b. Saved: nothing.`],
   ["a long place", place("x".repeat(61)), `Open: “${a3.title}”, at: ${x59}…. Saved: nothing.`],
   ["a shelf", { shelf: { a1: "x" } }, `Open: nothing. Saved: “${a1.title}”.`],
-  ["a full shelf", { shelf }, `Open: nothing. Saved: ${ten} and 190 more.`],
+  ["a full shelf", { shelf }, `Open: nothing. Saved: ${ten}, and 190 more.`],
 ])("the summary of %s is one line, with titles", (_, state, line) => {
   expect(room.app.summarize({ ...nothing, ...state })).toBe(line);
 });
@@ -189,7 +189,7 @@ test("a receipt says in titles what was opened, closed, saved and removed", asyn
 test("the rest of main.ts, and mock-auth.ts, know nothing of articles and shelves", async () => {
   const text = (file: string) => Bun.file(join(ROOT, file)).text();
   const rest = (await text("main.ts")).split("\n// ---- 2.")[1] + (await text("mock-auth.ts"));
-  expect(rest).not.toMatch(/article|shelf|librarian|reading[ -]?room/i);
+  expect(rest.match(/.*(article|shelf|librarian|reading[ -]?room).*/gi) ?? []).toEqual([]);
 });
 
 test("the rules name the tool behind each habit, and what is saved is only material", () => {

@@ -242,7 +242,7 @@ test.each<[string, string, Env]>([
 
 test("the refusal says what it got …", () => {
   expect(refusal({ PORT: "http" })).toBe(
-    'Cannot start: PORT takes a whole number from 1 to 65535 (got "http").',
+    "Cannot start: PORT takes a whole number from 1 to 65535 (got http).",
   );
 });
 

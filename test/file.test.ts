@@ -1,5 +1,5 @@
 // main.ts as a text: its map is true, its lines and functions fit a screen, and reading it does
-// nothing. And README.md quotes tests that exist.
+// nothing. And the tests that README.md names exist.
 
 import { expect, test } from "bun:test";
 import { readdir } from "node:fs/promises";
@@ -74,12 +74,14 @@ test("four packages are all that runs", () => {
   expect(Object.keys(dependencies)).toEqual(four);
 });
 
-test("every test that README.md quotes is there", async () => {
-  const readme = (await linesOf("README.md")).join("\n");
+test("every test that README.md and AGENTS.md name or quote is there", async () => {
+  const words = [...(await linesOf("README.md")), ...(await linesOf("AGENTS.md"))].join("\n");
   const files = [...new Bun.Glob("test/**/*.ts").scanSync(ROOT)];
+  const named = words.match(/\btest\/[\w/.-]+\.ts\b/g) ?? [];
+  expect(named).not.toBeEmpty();
+  expect(named.filter((name) => !files.includes(name))).toEqual([]);
+
   const tests = (await Promise.all(files.map(linesOf))).flat().join("\n");
-  const quoted = [...readme.matchAll(/“([^”]+)”/g)].map(([, name]) => name!);
-  const names = quoted.filter((name) => name.includes(" "));
-  expect(names.length).toBeGreaterThan(2);
-  expect(names.filter((name) => !tests.includes(name))).toEqual([]);
+  const quoted = [...words.matchAll(/“([^”]+ [^”]+)”/g)].map(([, name]) => name!);
+  expect(quoted.filter((name) => !tests.includes(name))).toEqual([]);
 });

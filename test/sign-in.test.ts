@@ -5,7 +5,7 @@ import { afterEach, expect, setSystemTime, test } from "bun:test";
 import { exportJWK, generateKeyPair, type CryptoKey } from "jose";
 import { type LogLine, sqliteStore } from "../main.ts";
 import { atEnd } from "./cleanup.ts";
-import { gateway, goodClaims, ISSUER, keyServer, mint, publicJwk, RESOURCE, signInKey, within }
+import { gateway, goodClaims, ISSUER, keyServer, mint, publicJwk, RESOURCE, signInKey }
   from "./support.ts";
 
 type Room = Awaited<ReturnType<typeof gateway>>;
@@ -143,14 +143,14 @@ test.each<[string, Record<string, unknown>, string, string]>([
   [
     "aud",
     { aud: "http://localhost:8000" },
-    `the audience has to be ${RESOURCE}`,
-    `sign-in: aud: expected ${RESOURCE}, came "http://localhost:8000"`,
+    `aud has to be ${RESOURCE}`,
+    `sign-in: aud, aud has to be ${RESOURCE}, came "http://localhost:8000"`,
   ],
   [
     "iss",
     { iss: "https://elsewhere.example" },
-    `the issuer has to be ${ISSUER}`,
-    `sign-in: iss: expected ${ISSUER}, came "https://elsewhere.example"`,
+    `iss has to be ${ISSUER}`,
+    `sign-in: iss, iss has to be ${ISSUER}, came "https://elsewhere.example"`,
   ],
 ])("who brings a wrong %s is told what we take", async (_, claims, told, why) => {
   const { challenge, log } = await knock(room, `Bearer ${await mint(claims)}`);
@@ -162,7 +162,7 @@ test.each<[string, Record<string, unknown>, string, string]>([
 test("of any other fault the caller is told nothing; the log says when it was no JWT", async () => {
   const { challenge, log } = await knock(room, "Bearer oat_1234567890");
   expect(challenge).toBe(`Bearer error="invalid_token", ${METADATA}`);
-  expect(log).toMatchObject([{ why: "sign-in: form: not a JWT" }]);
+  expect(log).toMatchObject([{ why: "sign-in: form, came not a JWT" }]);
 });
 
 test("what a forged token says is not in the log", async () => {
@@ -377,7 +377,7 @@ test("whoever mock-auth.ts signs in is the same person behind any port or tunnel
     before = config.issuer;
     await use("user_write", notes(before));
   }
-  expect((await store.read("local|ada", within(1_000)))!.receipts).toHaveLength(4);
+  expect((await store.read("local|ada"))!.receipts).toHaveLength(4);
 });
 
 test("the same sub at a rented service is another person", async () => {
@@ -389,7 +389,7 @@ test("the same sub at a rented service is another person", async () => {
   await ours.use("user_write", notes("ours"));
   expect((await theirs.use("user_get_state")).structuredContent!.state.notes).toEqual({});
   await theirs.use("user_write", notes("theirs"));
-  const stateOf = async (id: string) => (await store.read(id, within(1_000)))!.state;
+  const stateOf = async (id: string) => (await store.read(id))!.state;
   expect(await stateOf(`${AUTH_ISSUER}|ada`)).toMatchObject(notes("theirs"));
   expect(await stateOf("local|ada")).toMatchObject(notes("ours"));
 });
@@ -406,7 +406,7 @@ test("nothing in a request can name a person, except the token", async () => {
     expect((await call("user_get_state", { session, [name]: "ben" }, token)).isError).toBe(true);
   }
   expect(new Set(log.map(({ sub }) => sub))).toEqual(new Set(["ada"]));
-  expect(await store.read("local|ben", within(1_000))).toBeUndefined();
+  expect(await store.read("local|ben")).toBeUndefined();
 });
 
 test.each<[string, unknown, string | null]>([

@@ -4,7 +4,7 @@
 import { Database } from "bun:sqlite";
 import { chmod, chown, cp, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { createServer as createTcpServer } from "node:net";
 import { exportJWK, generateKeyPair, SignJWT, type CryptoKey, type JWTPayload } from "jose";
@@ -142,6 +142,33 @@ function collect(stream: ReadableStream<Uint8Array>) {
     for await (const chunk of stream) all.text += decoder.decode(chunk, { stream: true });
   })();
   return all;
+}
+
+/** Runs a program that is expected to end by itself. */
+export async function runToEnd(env: Record<string, string>, file = "test/sample-gateway.ts") {
+  const child = Bun.spawn(["bun", resolve(ROOT, file)], {
+    cwd: tmpdir(),
+    env: { PATH: process.env.PATH!, PORT: "1", DATABASE_URL: "sqlite::memory:", ...env },
+    stdout: "pipe",
+    stderr: "pipe",
+    timeout: 10_000, // milliseconds: it did start
+  });
+  const [out, err] = await Promise.all([child.stdout.text(), child.stderr.text()]);
+  return { out, err, code: await child.exited };
+}
+
+/** A gateway that is asked to end in the middle of a save, which another program holds up. */
+export async function askedToEnd(signal: "SIGTERM" | "SIGINT") {
+  const path = join(await scratch(), "end.sqlite");
+  const gateway = await startGateway({ DATABASE_URL: `sqlite:${path}` });
+  const call = await personAt(gateway, "ada");
+  const writer = await busyWriter(path);
+  const save = call("user_write", { mood: "calm" }).catch((error: Error) => error);
+  for (let read = 0; read < 3; read++) await call("user_get_state"); // answered after it arrived
+  gateway.child.kill(signal);
+  const knock = () => fetch(gateway.url, { headers: { connection: "close" } });
+  await until(() => knock().then(() => false, () => true)); // nobody new is let in
+  return { gateway, writer, save };
 }
 
 /** A person at a gateway in a process of its own. */
