@@ -79,10 +79,8 @@ const excerpt = a3.body.split(/(?<=\.) /)[0];
 test.each<[string, object, object]>([
   ["domain_list_articles", {}, { articles: articles.map(brief) }],
   ["domain_list_articles", { topic: " Food " }, { articles: food }],
-  ["domain_list_articles", { topic: "astrology" }, { articles: [] }],
   ["domain_search_articles", { query: "Kilometre" }, { articles: [{ ...brief(a3), excerpt }] }],
   ["domain_get_article", { id: "a3" }, { article: a3 }],
-  ["user_save_state", {}, { state: nothing }],
 ])("%s %j answers with what is there", async (name, args, expected) => {
   const { reminder, ...rest } = (await (await visitor()).use(name, args)).structuredContent!;
   expect(rest).toEqual(expected);
@@ -139,6 +137,8 @@ test.each(["x", "📚"])("a position holds 280 of %p, and not one more", async (
   const [most, tooMuch] = [sign.repeat(280), sign.repeat(281)];
   const kept = { reading: { id: "a1", position: most }, shelf: { a1: most } };
   expect((await use("user_save_state", kept)).structuredContent!.state).toEqual(kept);
+  const { summary } = (await use("user_get_state")).structuredContent!;
+  expect(summary).not.toContain("\ufffd"); // it is clipped, and no sign in two
   const open = await use("user_save_state", { reading: { id: "a1", position: tooMuch } });
   expect(textOf(open)).toBe("takes at most 280 characters → at reading.position.");
   const saved = await use("user_save_state", { shelf: { a1: tooMuch } });
