@@ -36,7 +36,7 @@ import { chmodSync, closeSync, openSync, statSync } from "node:fs";
 import net from "node:net";
 import { z } from "zod";
 import * as mcp from "@modelcontextprotocol/server";
-import { createLocalJWKSet, createRemoteJWKSet, customFetch, errors, jwtVerify } from "jose";
+import { createRemoteJWKSet, customFetch, errors, jwtVerify } from "jose";
 import type { JSONWebKeySet, JWTVerifyGetKey } from "jose";
 import postgres from "postgres";
 import { engines, version } from "./package.json" with { type: "json" };
@@ -120,10 +120,11 @@ export class StartError extends Error {
 const text = z.string().trim().min(1);
 const id = z.string().regex(/^[a-z0-9][\w-]{0,31}$/);
 const Article = z.strictObject({ id, title: text, topic: text, body: text });
-const Catalogue = z.array(Article).refine(
-  (articles) => new Set(articles.map((article) => article.id)).size === articles.length,
-  "two entries have one id",
-);
+const Catalogue = z.array(Article).superRefine((articles, { addIssue }) => {
+  const ids = articles.map((article) => article.id);
+  const at = ids.findIndex((id, index) => ids.indexOf(id) < index);
+  if (at >= 0) addIssue({ code: "custom", path: [at, "id"], message: `${ids[at]} is there twice` });
+});
 export type Article = z.infer<typeof Article>;
 
 const Position = z
@@ -158,7 +159,9 @@ ease saying "I don't have that here".`;
 
 /** @throws StartError naming the file and what is wrong, before a model reads it out. */
 export async function loadArticles(path: string): Promise<Article[]> {
-  const seed: unknown = await Bun.file(path).json().catch(() => "a JSON file that can be read");
+  const seed: unknown = await Bun.file(path).json().catch(() => {
+    throw new StartError(`Cannot start: ${path} is missing, or is not JSON.`);
+  });
   const { data, error } = Catalogue.safeParse(seed);
   if (data) return data;
   throw new StartError(`Cannot start: ${path}: ${complaint(error)}.`);
@@ -209,8 +212,10 @@ function merge(state: State, patch: Patch): State {
   return { reading: patch.reading === undefined ? state.reading : patch.reading, shelf };
 }
 
-const short = (text: string) =>
-  text.length > 60 ? `${text.slice(0, 59).toWellFormed()}…` : text;
+function short(text: string) {
+  const line = [...text.replace(/\s+/g, " ")];
+  return line.length > 60 ? `${line.slice(0, 59).join("")}…` : line.join("");
+}
 /** An id whose article has left the catalogue stands for itself. */
 const titleOf = (articles: Article[], id = "") =>
   `“${articles.find((article) => article.id === id)?.title ?? id}”`;
@@ -387,7 +392,7 @@ export function readConfig(env: Record<string, string | undefined>, slug: string
     const { path, message } = error.issues[0]!;
     const name = String(path[0]);
     const got = set[name] ?? "nothing";
-    const isSecret = /SECRET|DATABASE/.test(name) || got.includes("@");
+    const isSecret = name in set && (/SECRET|DATABASE/.test(name) || got.includes("@"));
     const shown = isSecret ? "something else" : got.replace(/\s+/g, " ").slice(0, 100);
     throw new StartError(`Cannot start: ${name} takes ${message} (got ${shown}).`);
   }
@@ -502,12 +507,11 @@ function keySet(jwksUrl: string, mockAuth?: Mounted): JWTVerifyGetKey {
   let notBefore = 0;
   const fetchKeys = async (url: string, init: RequestInit): Promise<Response> => {
     if (performance.now() < notBefore) throw new Fault("the keys could not be had a moment ago");
-    notBefore = performance.now() + 1_000; // a service in trouble is asked once a second
+    notBefore = performance.now() + 1_000; // asked once a second at most
     const response = (await mockAuth?.(new Request(url, init))) ?? (await fetch(url, init));
     // The SDK reads a body, of a response too, no further than so many bytes.
     const body = await mcp.readRequestBody(response as never, KEY_SET_BYTES);
     if (body.tooLarge) throw new Fault("the key set is over 64 KiB");
-    if (response.ok) notBefore = 0;
     return new Response(body.text, response);
   };
   return createRemoteJWKSet(new URL(jwksUrl), {
@@ -1557,7 +1561,7 @@ function warn({ authDisabled, mockAuth, tunnel, resourceUrl, jwksUrl }: Config) 
   // A wrong AUTH_JWKS_URL should show now, not at the first call.
   fetch(jwksUrl, { signal: AbortSignal.timeout(5_000) })
     .then((response) => response.json() as Promise<JSONWebKeySet>)
-    .then(({ keys }) => createLocalJWKSet({ keys }))
+    .then(({ keys }) => { if (keys.length === 0) throw new Fault("an empty key set"); })
     .catch(() => say("AUTH_JWKS_URL gives no keys: nobody can sign in until it does."));
 }
 
