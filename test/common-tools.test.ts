@@ -65,6 +65,8 @@ async function person(own = room, email?: string) {
 }
 type Somebody = Awaited<ReturnType<typeof person>>;
 const GONE = [[], []];
+/** A summary in the app's words: whether it keeps quotation marks is the file's business. */
+const plain = ({ summary }: Action) => summary.replaceAll(/["']/g, "");
 const newest = async ({ actions }: Somebody) => (await actions({ limit: 1 }))[0]!;
 
 // ---- Opening ----
@@ -165,11 +167,11 @@ test("each change is on record, newest first, with the ref of its log line", asy
   await ada.write({ mood: null, notes: { a: null } });
   await ada.good("user_seal", { name: "c" });
   const actions = await ada.actions();
-  expect(actions.map(({ tool, summary, undone }) => [tool, summary, undone])).toEqual([
-    ["user_seal", 'c is "sealed"', false],
-    ["user_write", 'mood is "null"; a is gone', false],
-    ["user_write", 'a is "x"; b is "y"', false],
-    ["user_write", 'mood is "calm"', false],
+  expect(actions.map((one) => [one.tool, plain(one), one.undone])).toEqual([
+    ["user_seal", "c is sealed", false],
+    ["user_write", "mood is null; a is gone", false],
+    ["user_write", "a is x; b is y", false],
+    ["user_write", "mood is calm", false],
   ]);
   const writes = ["user_write", "user_seal"];
   const logged = room.log.filter(({ sub, tool }) => sub === ada.sub && writes.includes(tool!));
@@ -204,8 +206,8 @@ test("what is refused changes nothing and has no receipt", async () => {
 test("20 actions are listed if nobody says how many, the newest 100 are kept", async () => {
   const ada = await person();
   for (let n = 1; n <= 105; n++) await ada.write({ mood: `${n}` });
-  const all = Array.from({ length: 100 }, (_, index) => `mood is "${105 - index}"`);
-  const summaries = async (args = {}) => (await ada.actions(args)).map(({ summary }) => summary);
+  const all = Array.from({ length: 100 }, (_, index) => `mood is ${105 - index}`);
+  const summaries = async (args = {}) => (await ada.actions(args)).map(plain);
   expect(await summaries()).toEqual(all.slice(0, 20));
   expect(await summaries({ limit: 3 })).toEqual(all.slice(0, 3));
   expect(await summaries({ limit: 100 })).toEqual(all);
@@ -270,9 +272,9 @@ test("the summary of an undo says what is there now", async () => {
   const ada = await person();
   for (const a of ["x", "y"]) await ada.write({ notes: { a } });
   await ada.undo();
-  expect((await newest(ada)).summary).toBe('undo: a is "x"');
+  expect(plain(await newest(ada))).toBe("undo: a is x");
   await ada.undo();
-  expect((await newest(ada)).summary).toBe("undo: a is gone");
+  expect(plain(await newest(ada))).toBe("undo: a is gone");
 });
 
 test("an action that is named is undone alone: later changes to other things stay", async () => {
@@ -307,16 +309,18 @@ test("nothing but one's own standing changes can be undone, each once", async ()
   const [ada, ben] = [await person(), await person()];
   await ben.write({ mood: "calm" });
   const theirs = (await newest(ben)).id;
+  expect(await ada.refusal("user_undo")).toContain("no such action to undo");
   await ada.write({ notes: { a: "x" } });
   const mine = (await newest(ada)).id;
   await ada.undo();
   const undo = (await newest(ada)).id;
+  expect(await ada.refusal("user_undo")).toContain("no such action to undo");
+  await ada.write({ notes: { b: "stands" } });
   const before = [ada.rows(), ben.rows()];
   for (const action_id of [mine, theirs, "AAAAAAAA", "", "%", "A".repeat(10_000)]) {
     expect(await ada.refusal("user_undo", { action_id })).toContain("no such action to undo");
   }
   expect(await ada.refusal("user_undo", { action_id: undo })).toContain("final");
-  expect(await ada.refusal("user_undo")).toContain("no such action to undo");
   expect([ada.rows(), ben.rows()]).toEqual(before);
 });
 
@@ -427,7 +431,7 @@ test("the first step erases nothing, says what would go, and gives a code", asyn
   const before = ada.rows();
   const { confirm, message, forgotten } = await ada.good("user_forget_me");
   expect(confirm).toMatch(/^[\w-]{24}$/);
-  expect(message).toContain("3 changes");
+  expect(message).toMatch(/erases the profile, all that is saved and .*ask the person/);
   expect(forgotten).toBeUndefined();
   expect(ada.rows()).toEqual(before);
 });
@@ -453,7 +457,7 @@ test("who was forgotten can come back, to an empty room without a past", async (
   await ada.good("user_forget_me", { confirm: await ada.code() });
   await ada.refusal("user_undo", { action_id: id });
   expect(await ada.write({ mood: "new" })).toEqual({ mood: "new", notes: {} });
-  expect((await ada.actions()).map(({ summary }) => summary)).toEqual(['mood is "new"']);
+  expect((await ada.actions()).map(plain)).toEqual(["mood is new"]);
 });
 
 const confirmed = (ada: Somebody, confirm: string) => ada.refusal("user_forget_me", { confirm });

@@ -408,6 +408,15 @@ test("what a tool does after its time is up harms nobody", async () => {
   expect(room.log.filter(({ tool }) => tool === "user_lend").length).toBe(1);
 });
 
+test("a tool that throws before there is a promise leaves nothing to go off later", async () => {
+  const room = await gateway({ app: lending(() => {
+    throw new Error(SECRET);
+  }) });
+  const { token, session } = await room.enter();
+  expect(textOf(await slowly(room, token, "user_lend", { session }, 4_400))).toMatch(CANT);
+  await Bun.sleep(200); // a rejection that nobody handles would end the process here
+});
+
 test.each([
   [0, true],
   [3_000, true],

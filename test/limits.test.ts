@@ -102,10 +102,11 @@ describe("the budget of a person", () => {
     ["an id", { method: "tools/call", params: { name: "health", arguments: {} } }],
     ["parameters", { id: 1, method: "tools/call" }],
     ["a name", { id: 1, method: "tools/call", params: { name: ["health"] } }],
+    ["any sense", { id: 1, method: "tools/call", params: { name: { toString: "health" } } }],
   ])("counts a call without %s", async (_, message) => {
     const room = await limited(1);
     const token = await mint();
-    await room.send("/mcp", {
+    const { status } = await room.send("/mcp", {
       method: "POST",
       body: JSON.stringify({ jsonrpc: "2.0", ...message }),
       headers: {
@@ -114,6 +115,7 @@ describe("the budget of a person", () => {
         authorization: `Bearer ${token}`,
       },
     });
+    expect(status).toBeLessThan(500);
     expect((await health(room, token)).status).toBe(429);
   });
 
