@@ -231,19 +231,6 @@ test.each(MARKS)("at its longest, in %s, the list takes 32 KB at most", async (_
   expect(actions.every(({ summary }) => summary.isWellFormed())).toBe(true);
 });
 
-test("receipts are kept as long as they are not too large together", async () => {
-  const ada = await person();
-  const notes = (mark: string) =>
-    Object.fromEntries([...Array(20).keys()].map((n) => [`n${n}`, mark.repeat(280)]));
-  for (let n = 0; n < 100; n++) await ada.write({ notes: notes(n % 2 ? "\u0001" : "\u0002") });
-  const { receipts } = db.query("select receipts from user_state where user_id = ?")
-    .get(`local|${ada.sub}`) as { receipts: string };
-  expect(receipts.length).toBeLessThan(600_000); // of 6,7 MB
-  const actions = await ada.actions({ limit: 100 });
-  expect(actions.length).toBeGreaterThan(1);
-  expect((await ada.undo()).undone).toBe(actions[0]!.id);
-});
-
 // ---- Undo ----
 
 test.each<[string, Patch, Patch]>([

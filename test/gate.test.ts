@@ -1,5 +1,4 @@
-// The gate: every call of every tool passes it, also of a tool that is added later. And the short
-// session key that opens it.
+// The gate: every call of every tool passes it, also of a tool that is added later.
 
 import { afterEach, expect, setSystemTime, test } from "bun:test";
 import { z } from "zod";
@@ -142,51 +141,6 @@ test.each(["no_such_tool", "Begin_Session", "constructor", "__proto__", ""])(
     expect(room.log).toMatchObject([{ tool: "unknown", outcome: "refused", why: "tool" }]);
   },
 );
-
-// ---- The key ----
-
-test("a key is 24 characters that any model can type, and no two are alike", async () => {
-  at(0);
-  const { enter } = await gateway();
-  const visits = await Promise.all(["ada", "ada", "ben"].map((sub) => enter(sub)));
-  const keys = visits.map(({ session }) => session);
-  for (const key of keys) expect(key).toMatch(/^[A-Za-z0-9_-]{24}$/);
-  expect(new Set(keys).size).toBe(3);
-});
-
-test("a key lasts as long as begin_session says", async () => {
-  at(0);
-  const room = await gateway();
-  const { token, use } = await room.enter("ada", { exp: NOON / 1000 + 86_400 });
-  const { structuredContent } = await room.call("begin_session", {}, token);
-  expect(structuredContent!.expires_in_seconds).toBe(3600);
-  at(3599);
-  expect((await use("user_get_state")).isError).toBeUndefined();
-  at(3600);
-  expect(textOf(await use("user_get_state"))).toBe(NO_SESSION);
-});
-
-test("a key with any one character changed is refused", async () => {
-  const { enter, call } = await gateway();
-  const { session, token } = await enter();
-  for (const index of Array(24).keys()) {
-    const other = session[index] === "A" ? "B" : "A";
-    const forged = session.slice(0, index) + other + session.slice(index + 1);
-    expect(textOf(await call("user_get_state", { session: forged }, token))).toBe(NO_SESSION);
-  }
-});
-
-const elsewhere = { AUTH_ISSUER: "http://localhost:7/other", AUTH_JWKS_URL: `${ISSUER}/jwks.json` };
-test.each<[string, holds: boolean, env: Record<string, string>]>([
-  ["the same secret", true, {}],
-  ["another secret", false, { SESSION_SIGNING_SECRET: "t".repeat(43) }],
-  ["another issuer, whose ada is somebody else", false, elsewhere],
-])("a key from before a redeploy with %s is good: %p", async (_, holds, env) => {
-  const { session } = await (await gateway()).enter("ada");
-  const { call, config } = await gateway({ env });
-  const answer = await call("config_get_rules", { session }, await mint({ iss: config.issuer }));
-  expect(answer.isError ? textOf(answer) : "in").toBe(holds ? "in" : NO_SESSION);
-});
 
 // ---- Arguments ----
 
