@@ -385,6 +385,15 @@ test.each([
   expect(state.mood).toBe(kept ? "late" : null);
 });
 
+test("a visit whose answer nobody will hear writes nobody down", async () => {
+  const room = await gateway();
+  const token = await mint();
+  expect(textOf(await slowly(room, token, "begin_session", {}, 3_600))).toMatch(CANT);
+  expect(await room.store.read("local|ada")).toBeUndefined();
+  expect(textOf(await slowly(room, token, "begin_session", {}, 0))).not.toMatch(CANT);
+  expect(await room.store.read("local|ada")).toBeDefined();
+});
+
 test("a tool is not even begun once its time is over", async () => {
   let begun = 0;
   const room = await gateway({ app: lending(async () => ({ lent: ++begun })) });

@@ -279,8 +279,13 @@ async function settle(place: Place) {
 }
 type Settled = Awaited<ReturnType<typeof settle>>;
 const settled: Record<string, Settled> = {};
+let slowCaller: Promise<string>; // it goes on beside all the other tests
 beforeAll(async () => {
   settled.sqlite = await settle(await sqlitePlace());
+  const ping = asking('"ping"');
+  const size = `Content-Length: ${Buffer.byteLength(ping)}`;
+  const head = lines(POST, [HOST, ...JSON_IN, auth(), CLOSE, size]);
+  slowCaller = wire([head, ping], { pause: 12_000, patience: 15_000 });
   settled.postgres = await settle(await postgresPlace(await postgresServer()));
 }, 60_000);
 afterAll(() => Promise.all(Object.values(settled).map(({ stop }) => stop())));
@@ -302,6 +307,12 @@ async function isWell(place: Settled, logged: number): Promise<string[]> {
   }
   return problems.slice(0, 3);
 }
+
+test("what a start says on stderr is where it is open, and no secret", () => {
+  const { gateway, greeting, secrets } = settled.postgres!;
+  expect(greeting).toContain(gateway.mcp);
+  for (const secret of secrets) expect(greeting).not.toContain(secret);
+});
 
 // ---- Every field of every tool ----
 
@@ -558,6 +569,10 @@ test("a hundred callers who have stopped talking keep nobody waiting", async () 
   }
   expect(performance.now() - started).toBeLessThan(1_500);
   await Promise.all(stuck);
+}, 20_000);
+
+test("a caller who pauses for twelve seconds is still answered", async () => {
+  expect(await slowCaller).toStartWith("HTTP/1.1 200 ");
 }, 20_000);
 
 // ---- What is no message, or half of one ----
