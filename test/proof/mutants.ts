@@ -99,17 +99,21 @@ try {
   for (const copy of copies) await rm(copy, { recursive: true, force: true });
 }
 
-const cell = (text: string) => text.trim().replaceAll("|", "\\|").replaceAll(/\s+/g, " ");
+const cell = (text: string) => text.trim().replaceAll("|", "¦").replaceAll(/\s+/g, " ");
 const line = (row: Row) => {
-  const tests = row.tests.replace(/^test\//, "");
   const without = cell(row.from).replaceAll("`", "'");
-  return `| ${cell(row.attack)} | \`${without}\` | ${tests}: ${cell(killers.get(row) ?? "NONE")} |`;
+  const tests = row.tests.replace(/^test\//, "");
+  return `| ${cell(row.attack)} | \`${without}\` | ${tests} | ${cell(killers.get(row) ?? "NONE")} |`;
 };
-const HEAD = ["| what gets in | without, or weaker | the test that says so |", "|---|---|---|"];
+const HEAD = ["| what gets in | without, or weaker | tests | which says so |", "|---|---|---|---|"];
 const written = [BEGIN, ...HEAD, ...rows.map(line), END].join("\n");
 const page = await readFile(join(ROOT, "TESTING.md"), "utf8");
-const found = page.match(new RegExp(`${BEGIN}[^]*${END}`))?.[0];
-if (check && found !== written) problems.push("TESTING.md has another table: bun run mutants");
+const found = page.match(new RegExp(`${BEGIN}[^]*${END}`))?.[0] ?? "";
+/** Of tests that run side by side, another may be the first to fail. */
+const withoutKillers = (table: string) => table.replaceAll(/[^|\n]*\|$/gm, "");
+if (check && withoutKillers(found) !== withoutKillers(written)) {
+  problems.push("TESTING.md has another table: bun run mutants");
+}
 if (!check && !word) {
   const next = found ? page.replace(found, () => written) : `${page.trimEnd()}\n\n${written}\n`;
   await writeFile(join(ROOT, "TESTING.md"), next);
