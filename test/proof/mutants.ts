@@ -103,7 +103,8 @@ const cell = (text: string) => text.trim().replaceAll("|", "¦").replaceAll(/\s+
 const line = (row: Row) => {
   const without = cell(row.from).replaceAll("`", "'");
   const tests = row.tests.replace(/^test\//, "");
-  return `| ${cell(row.attack)} | \`${without}\` | ${tests} | ${cell(killers.get(row) ?? "NONE")} |`;
+  const killer = cell(killers.get(row) ?? "NONE");
+  return `| ${cell(row.attack)} | \`${without}\` | ${tests} | ${killer} |`;
 };
 const HEAD = ["| what gets in | without, or weaker | tests | which says so |", "|---|---|---|---|"];
 const written = [BEGIN, ...HEAD, ...rows.map(line), END].join("\n");
