@@ -465,6 +465,12 @@ const expiring = (key: string, expiry: number) => {
   bytes.writeUInt32BE(expiry);
   return bytes.toString("base64url");
 };
+/** By then the service's keys are asked for again, which happens once a second at most. */
+const later = async (seconds: number, key: string) => {
+  at(seconds);
+  await Bun.sleep(1_000);
+  return key;
+};
 const changed = (key: string) => key.slice(0, 23) + (key[23] === "A" ? "E" : "A");
 
 // MCP security best practices, Session Hijacking; and RFC 8725, 3.12 for another purpose's.
@@ -504,9 +510,9 @@ const sessions: Record<string, SessionRow[]> = {
     ["its expiry the end of time", ({ own }) => expiring(own, 0xffff_ffff)],
   ],
   expired: [
-    ["over this very second", ({ own }) => (at(3600), own)],
-    ["over for a month", ({ own }) => (at(30 * 24 * 3600), own)],
-    ["over, and a newer one is good", ({ earlier }) => (at(3100), earlier)],
+    ["over this very second", ({ own }) => later(3600, own)],
+    ["over for a month", ({ own }) => later(30 * 24 * 3600, own)],
+    ["over, and a newer one is good", ({ earlier }) => later(3100, earlier)],
   ],
   "another's": [
     ["another person's", ({ others }) => others],
@@ -521,7 +527,7 @@ describe.each(Object.entries(sessions))("the session key is %s", (_, rows) => {
   test.each(rows)("%s", async (_, forge) => {
     const held = await hand();
     expect((await held.use("user_get_state")).isError).toBeUndefined(); // all else is right
-    const session = forge(held);
+    const session = await forge(held);
     const token = await mint();
     room.log.length = asked.length = 0;
     const call = { name: "user_write", arguments: { session, mood: "forged" } };
