@@ -634,7 +634,7 @@ export function withDeadline<T>(until: number, work: () => PromiseLike<T>): Prom
   if (left <= 0) return Promise.reject(new Fault("no time left"));
   const { promise: late, reject } = Promise.withResolvers<never>();
   const timer = setTimeout(() => reject(new Fault("no answer in time")), left);
-  return Promise.race([work(), late]).finally(() => clearTimeout(timer));
+  return Promise.race([Promise.try(work), late]).finally(() => clearTimeout(timer));
 }
 
 /** What the tool gives. @throws Refusal, or anything else if it is our fault. */
@@ -682,8 +682,8 @@ export async function callTool(
   const say = (text: string) => ({ isError: true, content: [{ type: "text" as const, text }] });
   try {
     const structuredContent = { ...(await runTool(server, tool, args, call)) };
-    log({ outcome: "ok" });
     const text = JSON.stringify(structuredContent); // for hosts that read text alone
+    log({ outcome: "ok" });
     return { structuredContent, content: [{ type: "text", text }] };
   } catch (error) {
     if (error instanceof Refusal) {
@@ -829,7 +829,7 @@ since when they are known here.`,
       const receipts = (await memory.row())?.receipts.slice(0, limit) ?? [];
       const actions = receipts.map(({ id, at, tool, undone, ref, undoes, changes }) => {
         const words = changes.map((change) => app.describe(change)).join("; ");
-        const summary = clip(`${undoes ? "undo: " : ""}${words}`, 180);
+        const summary = clip(`${undoes ? "undo: " : ""}${words}`, 150);
         return { id, at, tool, summary, undone, ref };
       });
       return { actions };
@@ -915,8 +915,9 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
     const path = URL.parse(request.url)?.pathname ?? ""; // a Host can be anything
     if (/^\/healthz?$/.test(path)) return health();
     // A page elsewhere can give its own name our address (DNS rebinding) and make a browser call.
-    const host = request.headers.get("host");
-    if (!mcp.validateHostHeader(host, names).ok) throw answer(403, `${NOT_OURS} Host`);
+    const host = request.headers.get("host") ?? "";
+    const isHost = !/[/@?#]/.test(host); // the SDK reads it as a URL, and finds a host in "x@localhost"
+    if (!isHost || !mcp.validateHostHeader(host, names).ok) throw answer(403, `${NOT_OURS} Host`);
     const mounted = await mockAuth?.(request); // before Origin: browsers post its form with "null"
     if (mounted) return mounted;
     const origin = request.headers.get("origin");
@@ -1041,7 +1042,8 @@ function mcpEndpoint(server: Server, mockAuth?: Mounted) {
     if (!isPost) return answer(405, "method_not_allowed", { Allow: "POST, OPTIONS" });
     const message = await parseJsonBody(request);
     const context = { person, arrived };
-    if (message.method === "tools/call") checkLimits(context, String(message.params?.name));
+    const name = message.params?.name;
+    if (message.method === "tools/call") checkLimits(context, typeof name === "string" ? name : "");
     const authInfo = { token: "", clientId: "", scopes: [], extra: context };
     const response = await handler.fetch(request, { parsedBody: message, authInfo });
     response.headers.set("Cache-Control", "no-store"); // an answer is one person's
@@ -1181,7 +1183,7 @@ function putBack(state: object, { key, entry, before }: ChangedUnit) {
 /** The change to take back. @throws Refusal if there is none, or a later one stands in the way. */
 function undoTarget(receipts: Receipt[], actionId?: string) {
   const target = receipts.find(({ id, undone, undoable }) =>
-    actionId ? id === actionId : !undone && undoable);
+    actionId !== undefined ? id === actionId : !undone && undoable);
   if (!target || target.undone) throw new Refusal("action", `There is no such action to undo; \
 user_list_actions lists what can be undone.`);
   if (!target.undoable) throw new Refusal("action", "That change is final: it can't be undone.");
