@@ -36,7 +36,7 @@ async function audit(place: Place, acknowledged: Set<string>) {
     for (const { id, changes } of receipts.toReversed()) {
       for (const { entry, before, after } of changes) {
         if (touched.has(entry!) && notes[entry!] !== before) {
-          wrong.push(`${person}: ${id} says that ${entry} was ${before}, and it was ${notes[entry!]}`);
+          wrong.push(`${person}, ${id}: ${entry} was not ${before} but ${notes[entry!]}`);
         }
         touched.add(entry!);
         notes[entry!] = after;
@@ -44,11 +44,11 @@ async function audit(place: Place, acknowledged: Set<string>) {
     }
     for (const entry of touched) {
       const now = state.notes?.[entry];
-      if (now !== notes[entry]) wrong.push(`${person}: ${entry} is ${now}, by the receipts ${notes[entry]}`);
+      if (now !== notes[entry]) wrong.push(`${person}: ${entry} is ${now}, not ${notes[entry]}`);
     }
     const undos = receipts.flatMap(({ undoes }) => undoes ?? []);
     const isMarked = (id: string) => receipts.find((one) => one.id === id)?.undone ?? true;
-    for (const id of undos) if (!isMarked(id)) wrong.push(`${person}: ${id} was undone, and is not marked`);
+    for (const id of undos) if (!isMarked(id)) wrong.push(`${person}: ${id} is not marked`);
   }
   const kept = JSON.stringify(people);
   for (const note of acknowledged) {
@@ -137,8 +137,8 @@ acknowledged, and done nothing by halves`, async () => {
   }, 20_000 + KILLS * 5_000);
 });
 
-test.skipIf(!postgresIsHere)(`a gateway whose connections are cut ${CUTS} times in the middle of saves \
-stays up, and does nothing by halves`, async () => {
+test.skipIf(!postgresIsHere)(`a gateway whose connections are cut ${CUTS} times in the middle \
+of saves stays up, and does nothing by halves`, async () => {
   const place = await postgresPlace(server);
   const at = await startGateway(environment(place, await freePort()));
   const greeting = at.err.text;
@@ -151,7 +151,7 @@ stays up, and does nothing by halves`, async () => {
       where datname = current_database() and pid <> pg_backend_pid()
       and xact_start is not null and state <> 'idle'`);
     cuts += cut.filter(({ cut }) => cut).length;
-    if (at.child.exitCode !== null) throw new Error(`the gateway ended: ${at.err.text.slice(0, 500)}`);
+    if (at.child.exitCode !== null) throw new Error(`it ended: ${at.err.text.slice(0, 500)}`);
   }
   const before = seen.answered;
   await until(() => seen.answered > before + 20); // it goes on once it is left in peace
@@ -164,8 +164,8 @@ stays up, and does nothing by halves`, async () => {
   expect(seen.slowest).toBeLessThan(5_000);
   expect((await audit(place, acknowledged)).wrong).toEqual([]);
   expect(at.err.text).toBe(greeting);
-  console.log(`${cuts} connections cut, ${seen.failed.length} calls failed, ${seen.answered} answered, \
-the slowest in ${Math.round(seen.slowest)} ms`);
+  console.log(`${cuts} connections cut, ${seen.failed.length} calls failed, ${seen.answered} \
+answered, the slowest in ${Math.round(seen.slowest)} ms`);
   await at.stop();
   await place.close();
 }, 60_000);

@@ -88,7 +88,8 @@ export async function speakTls(url: string): Promise<void> {
   await chmod(key, 0o600);
   if (process.getuid?.() === 0) await chown(key, 65_534, 65_534); // whom the server runs as
   await asOwner(url, `alter system set ssl_cert_file = '${certificate}'`,
-    `alter system set ssl_key_file = '${key}'`, "alter system set ssl = on", "select pg_reload_conf()");
+    `alter system set ssl_key_file = '${key}'`, "alter system set ssl = on",
+    "select pg_reload_conf()");
 }
 
 export async function timed<T>(work: Promise<T>): Promise<{ result: T; ms: number }> {

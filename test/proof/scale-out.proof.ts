@@ -20,7 +20,8 @@ const WORKERS = 16;
 const missing = !existsSync(NGINX) ? ` (NOT TESTED: there is no ${NGINX})`
   : postgresIsHere ? "" : " (NOT TESTED: PostgreSQL's binaries are not installed)";
 
-test.skipIf(missing !== "")(`two gateways behind nginx are as good as one, and better${missing}`, async () => {
+test.skipIf(missing !== "")(`two gateways behind nginx are as good as one, and better${missing}`,
+  async () => {
   const [postgres, folder, front] = [await postgresServer(), await scratch(), await freePort()];
   const [one, two] = [await freePort(), await freePort()];
   const url = `http://localhost:${front}/mcp`;
@@ -71,11 +72,14 @@ test.skipIf(missing !== "")(`two gateways behind nginx are as good as one, and b
         authorization: `Bearer ${token}`, "content-type": "application/json",
         accept: "application/json, text/event-stream",
       },
-      body: JSON.stringify({ jsonrpc: "2.0", id: 1, method: "tools/call", params: { name, arguments: args } }),
+      body: JSON.stringify({
+        jsonrpc: "2.0", id: 1, method: "tools/call", params: { name, arguments: args },
+      }),
       signal: AbortSignal.timeout(10_000),
     });
     const body = await response.text();
-    const { result } = JSON.parse(body.match(/^data: ([^\n]*)$/m)?.[1] ?? body) as { result?: ToolResult };
+    const json = body.match(/^data: ([^\n]*)$/m)?.[1] ?? body;
+    const { result } = JSON.parse(json) as { result?: ToolResult };
     if (!result) throw new Error(`${response.status}: ${body}`);
     return result;
   };
