@@ -265,9 +265,11 @@ describe.each(kinds)("The $kind store", ({ kind, place: newPlace }) => {
     await where.rows(`insert into user_state (user_id, state)
       values ('local|ada', '{"mood": "old", "notes": {"a": "1"}}')`);
 
-    const { enter, send } = await gateway({ store: await openAt(where), env: RATE });
+    const store = await openAt(where);
+    const { enter, send } = await gateway({ store, env: RATE });
     expect((await send("/health")).status).toBe(200);
     const ada = await enter("ada");
+    expect((await store.read("local|ada"))!.version).toMatch(/^[\w-]{16}$/);
     const kept = { mood: "old", notes: { a: "1" } };
     expect((await ada.use("user_get_state")).structuredContent!.state).toEqual(kept);
     await ada.use("user_write", { mood: "new" });
@@ -359,6 +361,19 @@ describe.skipIf(!postgresIsHere)("A Postgres", () => {
       await place.rows(`grant ${right} to ${role}`);
     }
     expect((await send("/health")).status).toBe(200);
+  });
+
+  test("visit whose person is erased at the same moment elsewhere is a visit", async () => {
+    const { place, store } = await at();
+    await place.rows(`create function erase() returns trigger language plpgsql as
+      $$ begin delete from users where id = new.user_id; return new; end $$`);
+    await place.rows(`create trigger elsewhere before insert on user_state
+      for each row execute function erase()`);
+    const { call } = await gateway({ store });
+    const opening = await call("begin_session", {}, await mint());
+    expect(opening.structuredContent).toMatchObject({ state: { mood: null, notes: {} } });
+    await place.rows("drop trigger elsewhere on user_state");
+    expect(await place.rows("select * from users")).toEqual([]);
   });
 
   describe("row that somebody holds", () => {

@@ -24,7 +24,7 @@ beforeAll(async () => {
   await speakTls(await steady.database());
 });
 const opened: Store[] = [];
-afterAll(async () => { for (const store of opened) await store.close(); });
+afterAll(() => Promise.all(opened.map((store) => store.close())), 20_000);
 async function openStore(url: string): Promise<Store> {
   const store = await postgresStore(url);
   opened.push(store);
@@ -134,14 +134,14 @@ describe("A loss while nobody asks", () => {
     await frail.start();
     expect(await store.read("p0")).toMatchObject({ state: {} });
   });
-  test.concurrent.each([["", false], [", over TLS", true]])("is not noticed, however often%s",
+  test.each([["", false], [", over TLS", true]])("is not noticed, however often%s",
     async (_, tls) => {
     const { network, store } = await behindNetwork(tls);
     for (let n = 0; n < 5; n++) {
       await store.ping();
       network.turn("hangs up");
       network.turn("fine");
-      await Bun.sleep(20 + n * 30); // until we have heard of it
+      await Bun.sleep(100 + n * 30); // until we have heard of it
     }
     await store.ping();
   });
@@ -283,7 +283,7 @@ describe("A gateway whose Postgres", () => {
     const from = performance.now();
     const { child, out, err } = await startGateway({ DATABASE_URL: await url() });
     expect(await child.exited).toBe(1);
-    expect(performance.now() - from).toBeLessThan(10_000);
+    expect(performance.now() - from).toBeLessThan(15_000); // 7 of it for the database
     await until(() => err.text.endsWith("\n"));
     expect(err.text).toMatch(/^Cannot start: .*DATABASE_URL.*\n$/);
     expect(err.text).not.toMatch(SECRETS);
