@@ -8,7 +8,7 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { chmod, writeFile } from "node:fs/promises";
-import { type AddressInfo, createServer } from "node:net";
+import { type AddressInfo, connect, createServer } from "node:net";
 import { join } from "node:path";
 import postgres from "postgres";
 import { postgresStore, sqliteStore, type Store } from "../../main.ts";
@@ -150,6 +150,45 @@ describe.each([["", ""], [" over TLS", "?sslmode=require"]])("A network%s", (_, 
     await until(() => network.open.size === 0, 2_000);
   });
 });
+
+/** How many of this machine's connections to a port wait to be taken (SYN_SENT). */
+async function knocking(port: string): Promise<number> {
+  const to = `:${Number(port).toString(16).toUpperCase().padStart(4, "0")} 02 `;
+  return (await Bun.file("/proc/net/tcp").text()).split(to).length - 1;
+}
+test.skipIf(process.platform !== "linux")(
+  "connections that nobody takes are given up (NOT TESTED but on Linux)",
+  async () => {
+    const url = new URL(await server.database());
+    const script = `
+      const { connect, createServer } = require("net");
+      const [, target, port] = process.argv;
+      createServer((near) => {
+        const far = connect(target, "127.0.0.1").on("error", () => {});
+        near.on("error", () => {}).pipe(far).pipe(near);
+      }).listen({ port, host: "127.0.0.1", backlog: 1 }, () => console.log("open"));`;
+    const port = String(await freePort());
+    const entrance = Bun.spawn(["bun", "-e", script, url.port, port], { stdout: "pipe" });
+    atEnd(() => entrance.kill("SIGKILL"));
+    await entrance.stdout.getReader().read();
+    url.port = port;
+    const store = await openStore(url.href);
+
+    entrance.kill("SIGSTOP"); // it takes nobody any more, and soon nobody more can wait
+    const crowd = many(700).map(() => connect(Number(port), "127.0.0.1").on("error", () => {}));
+    await Bun.sleep(500);
+    const before = await knocking(port);
+    expect(before).toBeGreaterThan(0);
+    await Promise.all(many(30).map(() => store.read("ada").catch(() => {})));
+    const ours = await knocking(port) - before;
+    expect(ours).toBeGreaterThan(0);
+    expect(ours).toBeLessThanOrEqual(10);
+    await Bun.sleep(1_500);
+    expect(await knocking(port)).toBe(before);
+    for (const socket of crowd) socket.destroy();
+    entrance.kill("SIGCONT");
+    expect(await store.read("ada")).toBeUndefined();
+  });
 
 test.concurrent("a store that is closed while it connects leaves no connection", async () => {
   const { network, store } = await behindNetwork();
