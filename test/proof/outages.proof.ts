@@ -156,7 +156,7 @@ async function knocking(port: string): Promise<number> {
   const to = `:${Number(port).toString(16).toUpperCase().padStart(4, "0")} 02 `;
   return (await Bun.file("/proc/net/tcp").text()).split(to).length - 1;
 }
-test.skipIf(process.platform !== "linux")(
+test.concurrent.skipIf(process.platform !== "linux")(
   "connections that nobody takes are given up (NOT TESTED but on Linux)",
   async () => {
     const url = new URL(await server.database());
