@@ -11,4 +11,4 @@ export const atEnd = (job: Job): void => void jobs.push(job);
 
 afterAll(async () => {
   for (const job of jobs.splice(0).reverse()) await job();
-});
+}, 60_000); // a database's folder is large, and the machine may be busy
