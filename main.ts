@@ -1078,6 +1078,8 @@ Paste this URL where your app asks for a connector (an MCP server), and click Au
 const RECEIPTS = 100; // the newest that are kept …
 const RECEIPT_BYTES = 512 * 1024; // … as long as they are no larger than this together
 const WRITE_MS = 1_000; // a write is not sent when less is left for its answer
+const NOT_AGREED = `confirm takes the code that the last call without it gave, once and within \
+five minutes, and nothing may have been saved since. Nothing was erased.`;
 
 type Json = Record<string, unknown>;
 export interface Receipt {
@@ -1181,15 +1183,16 @@ function withReceipt(
 /** Gives the next state and, for an undo, the id of the change that it takes back. */
 type Decide = (state: object, receipts: Receipt[]) => [next: object, undoes?: string];
 
+function stateOf({ State, empty }: App, found?: Row) {
+  const { data, error } = State.safeParse({ ...empty, ...found?.state });
+  if (error) throw new Fault("what is stored is not what State takes now");
+  return data;
+}
+
 /** One person's memory, for one call of one tool. */
 function memoryOf({ app, store, inTurn }: Server, call: Call) {
   const { id, email } = call.person;
   const row = () => store.read(id);
-  const stateOf = (found?: Row) => {
-    const { data, error } = app.State.safeParse({ ...app.empty, ...found?.state });
-    if (error) throw new Fault("what is stored is not what State takes now");
-    return data;
-  };
   const checkTime = () => {
     const left = call.arrived + TOOL_MS - performance.now();
     if (left < WRITE_MS) throw new Fault("too late to write");
@@ -1213,7 +1216,7 @@ function memoryOf({ app, store, inTurn }: Server, call: Call) {
   const change = (decide: Decide) => untilDone(async () => {
     const found = await known();
     if (!found) return undefined; // erased a moment ago
-    const before = stateOf(found);
+    const before = stateOf(app, found);
     const [next, undoes] = decide(before, found.receipts);
     const { data: state, error } = app.State.safeParse(next);
     if (error) throw new Refusal("state", `${complaint(error)}.`);
@@ -1231,17 +1234,15 @@ function memoryOf({ app, store, inTurn }: Server, call: Call) {
   /** Erases everything, if `agreed` says so to what there is. */
   const forget = (agreed: (found: Row) => boolean) => untilDone(async () => {
     const found = await row();
-    if (!found || !agreed(found)) throw new Refusal("confirm", `confirm takes the code that the \
-last call without it gave, once and within five minutes, and nothing may have been saved since. \
-Nothing was erased.`);
+    if (!found || !agreed(found)) throw new Refusal("confirm", NOT_AGREED);
     checkTime();
     return (await store.forget(id, found.version)) || undefined;
   });
 
   return {
     row,
-    read: async () => stateOf(await row()),
-    welcome: async () => stateOf(await known()), // makes the person known
+    read: async () => stateOf(app, await row()),
+    welcome: async () => stateOf(app, await known()), // makes the person known
     change: async (decide: (state: object) => object) =>
       (await change((now) => [decide(now)])).state,
     undo,
