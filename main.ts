@@ -36,8 +36,7 @@ import { chmodSync, closeSync, openSync, statSync } from "node:fs";
 import net from "node:net";
 import { z } from "zod";
 import * as mcp from "@modelcontextprotocol/server";
-import { createRemoteJWKSet, customFetch, errors, jwtVerify } from "jose";
-import type { JSONWebKeySet, JWTVerifyGetKey } from "jose";
+import { createRemoteJWKSet, customFetch, errors, jwtVerify, type JWTVerifyGetKey } from "jose";
 import postgres from "postgres";
 import { engines, version } from "./package.json" with { type: "json" };
 
@@ -61,12 +60,11 @@ export interface App<State extends object = object> {
 
 /** What a tool may use. There is no argument that names a person: memory is already theirs. */
 export interface ToolContext<State extends object = object> {
-  memory: Memory<State>;
-}
-export interface Memory<State extends object = object> {
-  read(): Promise<State>;
-  /** Keeps what `decide` makes of the state. It may be called again: it must only compute. */
-  change(decide: (state: State) => State): Promise<State>;
+  memory: {
+    read(): Promise<State>;
+    /** Keeps what `decide` makes of the state. It may be called again: it must only compute. */
+    change(decide: (state: State) => State): Promise<State>;
+  };
 }
 
 /** One thing that a change touched: a key of the state or, where the empty state holds an
@@ -126,6 +124,7 @@ const Catalogue = z.array(Article).superRefine((articles, { addIssue }) => {
   if (at >= 0) addIssue({ code: "custom", path: [at, "id"], message: `${ids[at]} is there twice` });
 });
 export type Article = z.infer<typeof Article>;
+const Brief = Article.omit({ body: true });
 
 const Position = z
   .string()
@@ -180,64 +179,64 @@ function words(text: string): string[] {
   const plain = text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
   return plain.match(/[\p{L}\p{N}]+/gu) ?? [];
 }
-function hits(text: string, terms: string[]) {
-  return terms.filter((term) => words(text).some((word) => word.startsWith(term))).length;
-}
 /** By keyword, best first. Search by meaning would replace this one function. */
 export function searchArticles(articles: Article[], query: string) {
   const terms = [...new Set(words(query))];
+  const hits = (text: string) => {
+    const found = words(text);
+    return terms.filter((term) => found.some((word) => word.startsWith(term))).length;
+  };
   const score = ({ title, topic, body }: Article) =>
-    3 * hits(title, terms) + 2 * hits(topic, terms) + hits(body, terms);
-  const better = (a: string, b: string) => (hits(b, terms) > hits(a, terms) ? b : a);
-  return articles
-    .filter((article) => score(article) > 0)
-    .sort((a, b) => score(b) - score(a))
-    .map(({ id, title, topic, body }) => {
-      const sentences = body.split(/(?<=[.!?])\s+/);
-      return { id, title, topic, excerpt: sentences.reduce(better) };
-    });
+    3 * hits(title) + 2 * hits(topic) + hits(body);
+  const found = articles.filter((article) => score(article) > 0);
+  return found.sort((a, b) => score(b) - score(a)).map(({ id, title, topic, body }) => {
+    const sentences = body.split(/(?<=[.!?])\s+/).sort((a, b) => hits(b) - hits(a));
+    return { id, title, topic, excerpt: sentences[0]! };
+  });
 }
 
+type Patch = z.infer<typeof Patch>;
+const Patch = z.object({
+  reading: Reading.optional().describe(`what is open now, {"id": "a3", "position": "at most \
+280 characters"}, or null`),
+  shelf: z.object({}).catchall(Position.nullable()).optional()
+    .describe('positions by article, {"a3": "at most 280 characters", "a1": null}'),
+});
 /** Only what is named changes; null removes. */
-interface Patch {
-  reading?: State["reading"] | undefined;
-  shelf?: Record<string, string | null> | undefined;
-}
-function merge(state: State, patch: Patch): State {
+function merge(state: State, { reading = state.reading, shelf: named = {} }: Patch): State {
   const shelf = { ...state.shelf };
-  for (const [id, position] of Object.entries(patch.shelf ?? {})) {
+  for (const [id, position] of Object.entries(named)) {
     if (position === null) delete shelf[id];
     else shelf[id] = position;
   }
-  return { reading: patch.reading === undefined ? state.reading : patch.reading, shelf };
+  return { reading, shelf };
 }
 
-function short(text: string) {
-  const line = [...text.replace(/\s+/g, " ")];
-  return line.length > 60 ? `${line.slice(0, 59).join("")}…` : line.join("");
-}
 /** An id whose article has left the catalogue stands for itself. */
 const titleOf = (articles: Article[], id = "") =>
   `“${articles.find((article) => article.id === id)?.title ?? id}”`;
 
+function place(articles: Article[], id: string, position: string) {
+  const line = [...position.replace(/\s+/g, " ")];
+  const short = line.length > 60 ? `${line.slice(0, 59).join("")}…` : line.join("");
+  return `${titleOf(articles, id)}, at: ${short}`;
+}
 function summarize(articles: Article[], { reading, shelf }: State) {
   const saved = Object.keys(shelf);
   const titles = saved.slice(0, 10).map((id) => titleOf(articles, id));
   if (saved.length > 10) titles.push(`and ${saved.length - 10} more`);
-  const open = reading && `${titleOf(articles, reading.id)}, at: ${short(reading.position)}`;
+  const open = reading && place(articles, reading.id, reading.position);
   return `Open: ${open ?? "nothing"}. Saved: ${titles.join(", ") || "nothing"}.`;
 }
 function describe(articles: Article[], { key, entry, after }: ChangedUnit) {
-  const reading = after as State["reading"] | undefined;
-  if (key === "reading" && !reading) return "closed what was open";
-  if (reading && key === "reading") {
-    return `opened ${titleOf(articles, reading.id)}, at: ${short(reading.position)}`;
+  if (key === "reading") {
+    const reading = after as State["reading"] | undefined;
+    if (!reading) return "closed what was open";
+    return `opened ${place(articles, reading.id, reading.position)}`;
   }
-  const title = titleOf(articles, entry);
-  return after === undefined ? `removed ${title}` : `saved ${title}, at: ${short(String(after))}`;
+  if (after === undefined) return `removed ${titleOf(articles, entry)}`;
+  return `saved ${place(articles, entry!, String(after))}`;
 }
-
-const brief = { id: z.string(), title: z.string(), topic: z.string() };
 
 const tools = (articles: Article[]) => ({
   domain_list_articles: tool({
@@ -245,7 +244,7 @@ const tools = (articles: Article[]) => ({
     annotations: READS,
     description: "Lists id, title and topic of every article, or of those on one topic.",
     input: { topic: z.string().max(100).optional().describe("a topic as listed") },
-    output: { articles: z.array(z.strictObject(brief)) },
+    output: { articles: z.array(Brief) },
     run: async ({ topic }) => {
       const wanted = words(topic ?? "").join();
       const listed = articles.filter((one) => !topic || words(one.topic).join() === wanted);
@@ -258,7 +257,7 @@ const tools = (articles: Article[]) => ({
     description: "Finds articles by words in title, topic and text, best first, each with the \
 sentence that matches.",
     input: { query: z.string().min(1).max(200).describe("words, 1 to 200 characters") },
-    output: { articles: z.array(z.strictObject({ ...brief, excerpt: z.string() })) },
+    output: { articles: z.array(Brief.extend({ excerpt: z.string() })) },
     run: async ({ query }) => ({ articles: searchArticles(articles, query) }),
   }),
   domain_get_article: tool({
@@ -266,7 +265,7 @@ sentence that matches.",
     annotations: READS,
     description: "Returns one article with its full text, by its id.",
     input: { id: z.string().describe("an article's id, such as a3") },
-    output: { article: z.strictObject({ ...brief, body: z.string() }) },
+    output: { article: Article },
     run: async ({ id }) => ({ article: find(articles, id) }),
   }),
   user_save_state: tool({
@@ -274,12 +273,7 @@ sentence that matches.",
     annotations: { ...WRITES, idempotentHint: true },
     description: "Keeps what the reader has open and where they stopped. Only what is named \
 changes; null removes.",
-    input: {
-      reading: Reading.optional().describe(`what is open now, {"id": "a3", "position": "at most \
-280 characters"}, or null`),
-      shelf: z.object({}).catchall(Position.nullable()).optional()
-        .describe('positions by article, {"a3": "at most 280 characters", "a1": null}'),
-    },
+    input: Patch.shape,
     output: { state: State },
     run: async (patch, { memory }: ToolContext<State>) => {
       if (patch.reading) find(articles, patch.reading.id);
@@ -322,94 +316,65 @@ const EXAMPLE_SECRET = "replace-me-with-the-output-of-openssl-rand"; // .env.exa
 const isLoopback = (host: string) => /^(localhost|127(\.\d{1,3}){3}|\[?::1\]?)$/i.test(host);
 const isSqlite = (url: string) => /^sqlite:./.test(url);
 const isPostgres = (url: string) => /^postgres(ql)?:\/\//.test(url) && URL.canParse(url);
+const isScopes = (text: string) => /^[ !#-[\]-~]*$/.test(text);
+const isUpTo = (most: number) => (value: string) =>
+  /^[1-9]\d{0,8}$/.test(value) && Number(value) <= most;
 
-/** A setting: the words say what it takes, here and in the line that refuses another value. */
-const takes = (words: string, fits: (value: string) => boolean) =>
-  z.string(words).refine(fits, words);
-function wholeNumber(most: number) {
-  const fits = (value: string) => /^[1-9]\d{0,8}$/.test(value) && Number(value) <= most;
-  return takes(`a whole number from 1 to ${most}`, fits).transform(Number);
-}
-
-/** Each variable: what it takes. Over http anybody on the way can read tokens: not beyond here. */
-function environment(local: boolean, tunnel: boolean) {
-  const isUrl = (value: string) => {
-    const { protocol, hostname = "", username, password, hash } = URL.parse(value) ?? {};
-    if (username || password || hash) return false;
-    return protocol === "https:" || (local && protocol === "http:" && isLoopback(hostname));
-  };
-  return z.object({
-    PORT: wholeNumber(65_535),
-    HOST: z.string(),
-    RESOURCE_URL: takes(
-      "a URL of the form https://host/mcp, in lower case (http on this machine alone)",
-      (value) => isUrl(value) && value === `${new URL(value).origin}/mcp`,
-    ),
-    AUTH_ISSUER: takes("the https URL of a sign-in service", isUrl),
-    AUTH_JWKS_URL: takes("the https URL of its keys", isUrl),
-    AUTH_SCOPES: takes("scopes separated by spaces", (value) => /^[ !#-[\]-~]*$/.test(value)),
-    AUTH_DISABLED: takes(
-      "1 locally without a public RESOURCE_URL, nothing elsewhere",
-      (value) => value === "0" || (value === "1" && local && !tunnel),
-    ),
-    DATABASE_URL: takes(
-      "postgres://…, postgresql://…, sqlite:PATH or sqlite::memory:",
-      (value) => isSqlite(value) || isPostgres(value),
-    ),
-    SESSION_SIGNING_SECRET: takes(
-      "at least 32 characters, and not those of .env.example",
-      (value) => value.length >= 32 && value !== EXAMPLE_SECRET,
-    ),
-    RATE_LIMIT_PER_MINUTE: wholeNumber(1_000_000),
-  });
-}
+/** Over http anybody on the way can read tokens: not beyond this machine. */
+const isUrl = (local: boolean) => (value: string) => {
+  const { protocol, hostname = "", username, password, hash } = URL.parse(value) ?? {};
+  if (username || password || hash) return false;
+  return protocol === "https:" || (local && protocol === "http:" && isLoopback(hostname));
+};
 
 /** @throws StartError naming the variable, what it takes and what it got. */
 export function readConfig(env: Record<string, string | undefined>, slug: string) {
-  // HOST= is as good as unset.
-  const set = Object.fromEntries(Object.entries(env).filter(([, value]) => value));
-  const local = isLoopback(set.HOST ?? "127.0.0.1") && env.NODE_ENV !== "production";
-  const tunnel = local && URL.parse(set.RESOURCE_URL ?? "")?.protocol === "https:";
-  const mockAuth = local && !set.AUTH_ISSUER && !set.AUTH_JWKS_URL;
-  const resourceUrl = set.RESOURCE_URL ?? `http://localhost:${set.PORT ?? 8000}/mcp`;
-  const mock = `${URL.parse(resourceUrl)?.origin}/mock-auth`;
-  const standIns = {
-    RESOURCE_URL: resourceUrl,
-    DATABASE_URL: `sqlite:${slug}.sqlite`,
-    SESSION_SIGNING_SECRET: randomBytes(32).toString("base64url"),
-    ...(mockAuth && { AUTH_ISSUER: mock, AUTH_JWKS_URL: `${mock}/jwks.json` }),
+  const local = isLoopback(env.HOST || "127.0.0.1") && env.NODE_ENV !== "production";
+  const resource = env.RESOURCE_URL || `http://localhost:${env.PORT || 8000}/mcp`;
+  const tunnel = local && resource.startsWith("https:");
+  const mockAuth = local && !env.AUTH_ISSUER && !env.AUTH_JWKS_URL;
+  const mock = mockAuth ? `${URL.parse(resource)?.origin}/mock-auth` : "";
+  const locally = (standIn: string) => (local ? standIn : "");
+
+  /** The variable, or its stand-in. (HOST= is as good as unset.) */
+  const read = (name: string, standIn: string, takes: string, fits: (value: string) => boolean) => {
+    const value = env[name] || standIn;
+    if (fits(value)) return value;
+    const isSecret = /SECRET|DATABASE/.test(name) || value.includes("@");
+    const shown = isSecret ? "something else" : value.replace(/\s+/g, " ").slice(0, 100);
+    const got = value ? shown : "nothing";
+    throw new StartError(`Cannot start: ${name} takes ${takes} (got ${got}).`);
   };
-  const { data, error } = environment(local, tunnel).safeParse({
-    PORT: "8000",
-    HOST: "127.0.0.1",
-    AUTH_SCOPES: "",
-    AUTH_DISABLED: "0",
-    RATE_LIMIT_PER_MINUTE: "120",
-    ...(local && standIns),
-    ...set,
-  });
-  if (error) {
-    const { path, message } = error.issues[0]!;
-    const name = String(path[0]);
-    const got = set[name] ?? "nothing";
-    const isSecret = name in set && (/SECRET|DATABASE/.test(name) || got.includes("@"));
-    const shown = isSecret ? "something else" : got.replace(/\s+/g, " ").slice(0, 100);
-    throw new StartError(`Cannot start: ${name} takes ${message} (got ${shown}).`);
-  }
   return {
-    port: data.PORT,
-    host: data.HOST.replace(/^\[|\]$/g, ""), // the address to listen on
+    port: Number(read("PORT", "8000", "a whole number from 1 to 65535", isUpTo(65_535))),
+    host: (env.HOST || "127.0.0.1").replace(/^\[|\]$/g, ""), // the address to listen on
     local,
     tunnel, // local, and others can reach it, because somebody named a public RESOURCE_URL
-    resourceUrl: data.RESOURCE_URL, // what a person pastes, and the one audience of a token
-    authDisabled: data.AUTH_DISABLED === "1", // no sign-in: every caller is local-demo
+    /** What a person pastes, and the one audience of a token. */
+    resourceUrl: read("RESOURCE_URL", locally(resource),
+      "a URL of the form https://host/mcp, in lower case (http on this machine alone)",
+      (value) => isUrl(local)(value) && value === `${new URL(value).origin}/mcp`),
     mockAuth, // mock-auth.ts signs people in
-    issuer: data.AUTH_ISSUER, // byte for byte as in its tokens
-    jwksUrl: data.AUTH_JWKS_URL,
-    scopes: data.AUTH_SCOPES.split(" ").filter(Boolean), // every token must carry these
-    databaseUrl: data.DATABASE_URL,
-    sessionSecret: data.SESSION_SIGNING_SECRET,
-    callsPerMinute: data.RATE_LIMIT_PER_MINUTE, // a person, whatever the connection or token
+    /** Byte for byte as in its tokens. */
+    issuer: read("AUTH_ISSUER", mock, "the https URL of a sign-in service", isUrl(local)),
+    jwksUrl: read("AUTH_JWKS_URL", mock && `${mock}/jwks.json`,
+      "the https URL of its keys", isUrl(local)),
+    /** Every token must carry these. */
+    scopes: read("AUTH_SCOPES", "", "scopes separated by spaces", isScopes)
+      .split(" ").filter(Boolean),
+    /** No sign-in: every caller is local-demo. */
+    authDisabled: read("AUTH_DISABLED", "0",
+      "1 locally without a public RESOURCE_URL, nothing elsewhere",
+      (value) => value === "0" || (value === "1" && local && !tunnel)) === "1",
+    databaseUrl: read("DATABASE_URL", locally(`sqlite:${slug}.sqlite`),
+      "postgres://…, postgresql://…, sqlite:PATH or sqlite::memory:",
+      (value) => isSqlite(value) || isPostgres(value)),
+    sessionSecret: read("SESSION_SIGNING_SECRET", locally(randomBytes(32).toString("base64url")),
+      "at least 32 characters, and not those of .env.example",
+      (value) => value.length >= 32 && value !== EXAMPLE_SECRET),
+    /** A person, whatever the connection or token. */
+    callsPerMinute: Number(read("RATE_LIMIT_PER_MINUTE", "120",
+      "a whole number from 1 to 1000000", isUpTo(1_000_000))),
   };
 }
 
@@ -487,8 +452,9 @@ export async function verifyToken(
   if (cnf !== undefined) throw new BadToken("cnf"); // bound to a key: RFC 9449, section 7.2
   const named = verified.payload.scope ?? scp ?? ""; // some services say scp, or give a list
   const scope = Array.isArray(named) ? named.join(" ") : named;
-  const isScope = typeof scope === "string" && /^[ !#-[\]-~]*$/.test(scope);
-  if (!isScope) throw new BadToken("scope"); // limits that we can't read
+  if (typeof scope !== "string" || !isScopes(scope)) {
+    throw new BadToken("scope"); // limits that we can't read
+  }
   // mock-auth.ts moves with its port or tunnel, and its people should not lose what they saved.
   const isMock = config.mockAuth || (config.local && config.issuer === MOCK_ISSUER);
   return {
@@ -503,7 +469,7 @@ export async function verifyToken(
 export type Mounted = (request: Request) => Promise<Response | undefined>;
 
 /** The sign-in service's keys: kept for ten minutes, a new one seen within ten seconds. */
-function keySet(jwksUrl: string, mockAuth?: Mounted): JWTVerifyGetKey {
+function keySet(jwksUrl: string, mockAuth?: Mounted) {
   let notBefore = 0;
   const fetchKeys = async (url: string, init: RequestInit): Promise<Response> => {
     if (performance.now() < notBefore) throw new Fault("the keys could not be had a moment ago");
@@ -584,22 +550,25 @@ interface Server extends Parts {
   tools: Map<string, Tool<CallContext>>;
   inTurn: ReturnType<typeof queueByPerson>;
 }
-interface RequestContext {
+/** One call of one tool. */
+interface Call extends Pick<LogLine, "at" | "ref"> {
   person: Person;
+  name: string;
+  tool: Tool<CallContext> | undefined; // there may be none of that name
   arrived: number; // performance.now(), in milliseconds
 }
 /** What a common tool may use besides. */
 interface CallContext extends ToolContext {
-  server: Server;
   person: Person;
   keys: ReturnType<typeof keysFor>;
-  memory: PersonMemory;
+  memory: ReturnType<typeof memoryOf>;
 }
 
 const newLine = () => ({ at: new Date().toISOString(), ref: randomBytes(4).toString("hex") });
-function callLine({ tools }: Server, { person, arrived }: RequestContext, name: string) {
+type Outcome = Pick<LogLine, "outcome" | "why" | "error">;
+function logCall({ log }: Parts, { at, ref, person, name, tool, arrived }: Call, outcome: Outcome) {
   const ms = Math.round((performance.now() - arrived) * 10) / 10;
-  return { sub: person.sub, tool: tools.has(name) ? name : "unknown", ms };
+  log({ at, ref, sub: person.sub, tool: tool ? name : "unknown", ms, ...outcome });
 }
 /** What may be logged of an error: a message can hold a host, SQL or what somebody saved. */
 function nameOf(error: unknown) {
@@ -640,62 +609,58 @@ export function withDeadline<T>(until: number, work: () => PromiseLike<T>): Prom
 /** What the tool gives. @throws Refusal, or anything else if it is our fault. */
 async function runTool(
   server: Server,
+  call: Call,
   tool: Tool<CallContext>,
   { session, ...args }: Record<string, unknown>,
-  call: Call,
 ) {
-  const keys = keysFor(server.config.sessionSecret, call.person.id);
-  if (!OPEN_TOOLS.includes(call.tool) && !keys.check("session", session)) {
+  const { person, name, arrived } = call;
+  const keys = keysFor(server.config.sessionSecret, person.id);
+  if (!OPEN_TOOLS.includes(name) && !keys.check("session", session)) {
     throw new Refusal("session", `No valid session. Call begin_session, then repeat this call \
 with the new session key.`);
   }
   const { data, error } = tool.input.safeParse(args);
   if (error) throw new Refusal("arguments", `${complaint(error)}.`);
-  const odd = Object.keys(data).find((name) => !isStorable(data[name]));
+  const odd = Object.keys(data).find((key) => !isStorable(data[key]));
   if (odd) throw new Refusal("arguments", `${odd} takes well-formed text without NUL.`);
 
-  const context = { server, person: call.person, keys, memory: memoryOf(server, call) };
-  const result = await withDeadline(call.until, () => tool.run(data, context));
+  const memory = memoryOf(server, call);
+  const context = { person, keys, memory };
+  const result = await withDeadline(arrived + TOOL_MS, () => tool.run(data, context));
   // A field that the menu doesn't promise (a quiz's right answers) never goes out.
   const checked = tool.output.safeParse(result);
   if (checked.error) throw new Fault("the result is not what the tool's output schema says");
   return { ...checked.data, reminder: tool.reminder ?? server.app.reminder };
 }
 
-export async function callTool(
+async function callTool(
   server: Server,
-  name: string,
+  call: Call,
   args: Record<string, unknown>,
-  request: RequestContext,
 ): Promise<mcp.CallToolResult> {
-  const line = newLine();
-  const log = (rest: Pick<LogLine, "outcome" | "why" | "error">) =>
-    server.log({ ...line, ...callLine(server, request, name), ...rest });
-  const tool = server.tools.get(name);
+  const { tool } = call;
   if (!tool) {
-    log({ outcome: "refused", why: "tool" });
+    logCall(server, call, { outcome: "refused", why: "tool" });
     throw new mcp.ProtocolError(-32602, "There is no such tool: tools/list shows the menu.");
   }
-  const { undoable = true, annotations: { readOnlyHint, idempotentHint } } = tool;
-  const until = request.arrived + TOOL_MS;
-  const call = { person: request.person, tool: name, undoable, ref: line.ref, until };
-  const say = (text: string) => ({ isError: true, content: [{ type: "text" as const, text }] });
+  const say = (text: string) => [{ type: "text" as const, text }];
   try {
-    const structuredContent = { ...(await runTool(server, tool, args, call)) };
-    const text = JSON.stringify(structuredContent); // for hosts that read text alone
-    log({ outcome: "ok" });
-    return { structuredContent, content: [{ type: "text", text }] };
+    const structuredContent = await runTool(server, call, tool, args);
+    const content = say(JSON.stringify(structuredContent)); // for hosts that read text alone
+    logCall(server, call, { outcome: "ok" });
+    return { structuredContent, content };
   } catch (error) {
     if (error instanceof Refusal) {
-      log({ outcome: "refused", why: error.why });
-      return say(error.message);
+      logCall(server, call, { outcome: "refused", why: error.why });
+      return { isError: true, content: say(error.message) };
     }
-    log({ outcome: "failed", error: nameOf(error) });
+    logCall(server, call, { outcome: "failed", error: nameOf(error) });
+    const { readOnlyHint, idempotentHint } = tool.annotations;
     let fate = " It may or may not have been done; user_list_actions will tell.";
     if (idempotentHint) fate = " The save may or may not have been kept; it is safe to repeat.";
     if (readOnlyHint) fate = "";
     const cannot = `The ${server.app.name} can't continue right now.`;
-    return say(`${cannot}${fate} ${STOP} (ref ${line.ref})`);
+    return { isError: true, content: say(`${cannot}${fate} ${STOP} (ref ${call.ref})`) };
   }
 }
 
@@ -734,16 +699,16 @@ const string = z.string();
 const opening = { session: string, expires_in_seconds: z.int(), rules: string, persona: string };
 const action = { id: string, at: string, tool: string, summary: string, ref: string };
 
-const openingTools = ({ State }: App) => ({
+const commonTools = (app: App, store: Store) => ({
   begin_session: tool({
     title: "Begin a visit",
     annotations: READS,
     description: `Opens a visit. Returns the session key that the other tools need (it lasts 60 \
 minutes), the rules, the persona, and the person's saved state with a summary.`,
     input: {},
-    output: { ...opening, state: State, summary: string },
+    output: { ...opening, state: app.State, summary: string },
     reminder: "Say in one sentence where the person left off, then ask what they would like.",
-    run: async (_, { server: { app }, keys, memory }: CallContext) => {
+    run: async (_, { keys, memory }: CallContext) => {
       const state = await memory.welcome();
       return {
         session: keys.make("session", SESSION_SECONDS),
@@ -762,7 +727,7 @@ minutes), the rules, the persona, and the person's saved state with a summary.`,
     input: {},
     output: { status: z.literal("ok"), store: z.enum(["sqlite", "postgres"]), version: string },
     reminder: "This is about the server; it says nothing about the person.",
-    run: async (_, { server: { store } }: CallContext) => {
+    run: async () => {
       await store.ping();
       return { status: "ok" as const, store: store.kind, version };
     },
@@ -774,7 +739,7 @@ minutes), the rules, the persona, and the person's saved state with a summary.`,
     input: {},
     output: { rules: string },
     reminder: "The rules hold for this whole chat.",
-    run: async (_, { server }: CallContext) => ({ rules: rulesOf(server.app) }),
+    run: async () => ({ rules: rulesOf(app) }),
   }),
   config_get_persona: tool({
     title: "The persona",
@@ -783,11 +748,8 @@ minutes), the rules, the persona, and the person's saved state with a summary.`,
     input: {},
     output: { persona: string },
     reminder: "The persona holds for this whole chat.",
-    run: async (_, { server }: CallContext) => ({ persona: server.app.persona }),
+    run: async () => ({ persona: app.persona }),
   }),
-});
-
-const personTools = ({ State }: App) => ({
   user_get_profile: tool({
     title: "Who is here",
     annotations: READS,
@@ -811,11 +773,11 @@ since when they are known here.`,
     annotations: READS,
     description: "Returns everything that is saved for the person, and a summary in one line.",
     input: {},
-    output: { state: State, summary: string },
+    output: { state: app.State, summary: string },
     reminder: "This is all that is saved for the person; there is nothing beyond it.",
-    run: async (_, { server, memory }: CallContext) => {
+    run: async (_, { memory }: CallContext) => {
       const state = await memory.read();
-      return { state, summary: server.app.summarize(state) };
+      return { state, summary: app.summarize(state) };
     },
   }),
   user_list_actions: tool({
@@ -825,7 +787,7 @@ since when they are known here.`,
     input: { limit: z.int().min(1).max(100).default(20).describe("how many, 1 to 100") },
     output: { actions: z.array(z.strictObject({ ...action, undone: z.boolean() })) },
     reminder: "These are the newest changes on record; there may be older ones.",
-    run: async ({ limit }, { server: { app }, memory }: CallContext) => {
+    run: async ({ limit }, { memory }: CallContext) => {
       const receipts = (await memory.row())?.receipts.slice(0, limit) ?? [];
       const actions = receipts.map(({ id, at, tool, undone, ref, undoes, changes }) => {
         const words = changes.map((change) => app.describe(change)).join("; ");
@@ -841,7 +803,7 @@ since when they are known here.`,
     description: `Undoes one change made for the person: the newest that still stands, or the one \
 named. Later changes to other things stay.`,
     input: { action_id: string.optional().describe("an id from user_list_actions") },
-    output: { state: State, undone: string },
+    output: { state: app.State, undone: string },
     reminder: "This one change was taken back; every other one stands.",
     run: async ({ action_id }, { memory }: CallContext) => memory.undo(action_id),
   }),
@@ -889,7 +851,7 @@ const answer = (status: number, error: string, headers: Record<string, string> =
 /** The whole gateway: a request in, a response out. */
 export function createServer(parts: Parts, mockAuth?: Mounted) {
   const { app, config, store, log } = parts;
-  const all = { ...openingTools(app), ...personTools(app), ...app.tools };
+  const all = { ...commonTools(app, store), ...app.tools };
   const tools = new Map<string, Tool<CallContext>>(Object.entries(all));
   const serveMcp = mcpEndpoint({ ...parts, tools, inTurn: queueByPerson() }, mockAuth);
   const names = ["localhost", "127.0.0.1", "[::1]", new URL(config.resourceUrl).hostname];
@@ -898,8 +860,10 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
   /** What platforms watch: it asks for what a visit needs, once for all who ask at a time. */
   async function health() {
     ping ??= store.ping().finally(() => { ping = undefined; });
-    const isUp = await ping.then(() => true, () => false);
-    return Response.json({ status: isUp ? "ok" : "unavailable" }, { status: isUp ? 200 : 503 });
+    return ping.then(
+      () => Response.json({ status: "ok" }),
+      () => Response.json({ status: "unavailable" }, { status: 503 }),
+    );
   }
   async function route(request: Request, path: string, arrived: number) {
     const reads = request.method === "GET" || request.method === "HEAD";
@@ -916,7 +880,7 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
     if (/^\/healthz?$/.test(path)) return health();
     // A page elsewhere can give its own name our address (DNS rebinding) and make a browser call.
     const host = request.headers.get("host") ?? "";
-    const isHost = !/[/@?#]/.test(host); // the SDK reads it as a URL, and finds a host in "x@localhost"
+    const isHost = !/[/@?#]/.test(host); // the SDK finds a host in "x@localhost": it reads a URL
     if (!isHost || !mcp.validateHostHeader(host, names).ok) throw answer(403, `${NOT_OURS} Host`);
     const mounted = await mockAuth?.(request); // before Origin: browsers post its form with "null"
     if (mounted) return mounted;
@@ -955,19 +919,20 @@ function metadataOf(parts: Parts) {
 
 /** Where to sign in, and what was wrong, if anything was sent: RFC 6750, 3; RFC 9728, 5.1. */
 function challenge(parts: Parts, error = "", hint = "", scopes = offeredScopes(parts)) {
-  const fields = {
-    error,
-    error_description: hint,
-    scope: scopes.join(" "),
-    resource_metadata: mcp.getOAuthProtectedResourceMetadataUrl(new URL(parts.config.resourceUrl)),
-  };
-  const said = Object.entries(fields).filter(([, value]) => value);
-  const header = `Bearer ${said.map(([name, value]) => `${name}="${value}"`).join(", ")}`;
+  const metadata = mcp.getOAuthProtectedResourceMetadataUrl(new URL(parts.config.resourceUrl));
+  const said = [
+    error && `error="${error}"`,
+    hint && `error_description="${hint}"`,
+    scopes.length > 0 && `scope="${scopes.join(" ")}"`,
+    `resource_metadata="${metadata}"`,
+  ];
   const status = error === "insufficient_scope" ? 403 : 401;
+  const header = `Bearer ${said.filter(Boolean).join(", ")}`;
   return answer(status, error || "sign_in_needed", { "WWW-Authenticate": header });
 }
 
-const FORWARDED = /^(forwarded|via|cdn-loop|.*client-ip|(x-(forwarded|original|real|envoy)|cf|fly)-.+)$/;
+const FORWARDED =
+  /^(forwarded|via|cdn-loop|.*client-ip|(x-(forwarded|original|real|envoy)|cf|fly)-.+)$/;
 /** @throws Response, when nobody can be let in. */
 async function signIn(parts: Parts, keys: JWTVerifyGetKey, { headers }: Request) {
   const { config, log } = parts;
@@ -997,10 +962,9 @@ async function signIn(parts: Parts, keys: JWTVerifyGetKey, { headers }: Request)
 }
 
 /** Least privilege: a token that names any of our scopes may do what they say, and no more. */
-function missingScope({ app, tools }: Server, scopes: string[], name: string) {
-  const [read, write] = ownScopes(app);
-  const isLimited = scopes.some((scope) => scope === read || scope === write);
-  const needed = tools.get(name)?.annotations.readOnlyHint === false ? write! : read!;
+function missingScope(app: App, { tool, person: { scopes } }: Call) {
+  const isLimited = ownScopes(app).some((scope) => scopes.includes(scope));
+  const needed = `${app.slug}:${tool?.annotations.readOnlyHint === false ? "write" : "read"}`;
   return isLimited && !scopes.includes(needed) ? needed : undefined;
 }
 
@@ -1008,31 +972,31 @@ function mcpEndpoint(server: Server, mockAuth?: Mounted) {
   const { app, config } = server;
   const keys = keySet(config.jwksUrl, mockAuth);
   const secondsToWait = rateLimit(config.callsPerMinute);
-  const menu = menuOf(server);
+  const tools = menuOf(server);
   const handler = mcp.createMcpHandler(({ authInfo }) => {
-    const context = authInfo!.extra as unknown as RequestContext;
+    const call = authInfo!.extra as unknown as Call;
     const sdk = new mcp.Server(
       { name: app.slug, title: app.name, version },
       { capabilities: { tools: {} }, instructions: instructionsOf(app) },
     );
-    sdk.setRequestHandler("tools/list", () => ({ tools: menu }));
+    sdk.setRequestHandler("tools/list", () => ({ tools }));
     sdk.setRequestHandler("tools/call", ({ params }) =>
-      callTool(server, params.name, params.arguments ?? {}, context));
+      callTool(server, call, params.arguments ?? {}));
     return sdk;
   });
   /** @throws Response, when the person may not do this now, or not with this token. */
-  const checkLimits = (context: RequestContext, name: string) => {
-    const refuse = (why: string, response: Response) => {
-      server.log({ ...newLine(), ...callLine(server, context, name), outcome: "refused", why });
-      throw response;
-    };
-    const { id, scopes } = context.person;
-    const seconds = secondsToWait(id);
-    const slow = `more than ${config.callsPerMinute} calls in a minute: wait ${seconds} seconds`;
-    if (seconds > 0) refuse("rate", answer(429, slow, { "Retry-After": String(seconds) }));
-    const missing = missingScope(server, scopes, name);
-    if (!missing) return;
-    refuse("scope", challenge(server, "insufficient_scope", "", [...scopes, missing]));
+  const checkLimits = (call: Call) => {
+    const seconds = secondsToWait(call.person.id);
+    if (seconds > 0) {
+      logCall(server, call, { outcome: "refused", why: "rate" });
+      const slow = `more than ${config.callsPerMinute} calls in a minute: wait ${seconds} seconds`;
+      throw answer(429, slow, { "Retry-After": String(seconds) });
+    }
+    const missing = missingScope(app, call);
+    if (missing) {
+      logCall(server, call, { outcome: "refused", why: "scope" });
+      throw challenge(server, "insufficient_scope", "", [...call.person.scopes, missing]);
+    }
   };
 
   return async (request: Request, arrived: number) => {
@@ -1041,10 +1005,10 @@ function mcpEndpoint(server: Server, mockAuth?: Mounted) {
     const person = await signIn(server, keys, request);
     if (!isPost) return answer(405, "method_not_allowed", { Allow: "POST, OPTIONS" });
     const message = await parseJsonBody(request);
-    const context = { person, arrived };
-    const name = message.params?.name;
-    if (message.method === "tools/call") checkLimits(context, typeof name === "string" ? name : "");
-    const authInfo = { token: "", clientId: "", scopes: [], extra: context };
+    const name = typeof message.params?.name === "string" ? message.params.name : "";
+    const call = { ...newLine(), person, name, tool: server.tools.get(name), arrived };
+    if (message.method === "tools/call") checkLimits(call);
+    const authInfo = { token: "", clientId: "", scopes: [], extra: call };
     const response = await handler.fetch(request, { parsedBody: message, authInfo });
     response.headers.set("Cache-Control", "no-store"); // an answer is one person's
     return response;
@@ -1058,7 +1022,7 @@ function menuOf({ tools }: Server) {
   return [...tools].map(([name, { title, description, annotations, input, output }]) => {
     const asked = OPEN_TOOLS.includes(name) ? input : input.extend({ session });
     const inputSchema = z.toJSONSchema(asked, { io: "input" }) as Schema;
-    const outputSchema = z.toJSONSchema(output.extend({ reminder }), { io: "output" }) as Schema;
+    const outputSchema = z.toJSONSchema(output.extend({ reminder })) as Schema;
     return { name, title, description, annotations, inputSchema, outputSchema };
   });
 }
@@ -1114,6 +1078,8 @@ Paste this URL where your app asks for a connector (an MCP server), and click Au
 const RECEIPTS = 100; // the newest that are kept …
 const RECEIPT_BYTES = 512 * 1024; // … as long as they are no larger than this together
 const WRITE_MS = 1_000; // a write is not sent when less is left for its answer
+const NOT_AGREED = `confirm takes the code that the last call without it gave, once and within \
+five minutes, and nothing may have been saved since. Nothing was erased.`;
 
 type Json = Record<string, unknown>;
 export interface Receipt {
@@ -1126,51 +1092,44 @@ export interface Receipt {
   undone: boolean;
   undoes?: string | undefined; // the id of the change that this one took back
 }
-/** One tool's call, as far as its receipt and its deadline need it. */
-interface Call extends Pick<Receipt, "tool" | "ref" | "undoable"> {
-  person: Person;
-  until: number; // performance.now(), in milliseconds
-}
 
 /** A person's changes take turns within this process: forty at once would use up their time
  *  reading each other's versions. */
 export function queueByPerson() {
   const turns = new Map<string, Promise<unknown>>();
-  return <T>(personId: string, work: () => Promise<T>): Promise<T> => {
+  return async <T>(personId: string, work: () => Promise<T>): Promise<T> => {
     const turn = (turns.get(personId) ?? Promise.resolve()).then(work, work);
-    const done = () => void (turns.get(personId) === turn && turns.delete(personId));
     turns.set(personId, turn);
-    turn.then(done, done);
-    return turn;
+    try {
+      return await turn;
+    } finally {
+      if (turns.get(personId) === turn) turns.delete(personId);
+    }
   };
-}
-/** Until there is a result, after growing pauses. @throws Fault when too little time is left. */
-async function again<T>(until: number, attempt: () => Promise<T | undefined>): Promise<T> {
-  for (let pause = 10; performance.now() + WRITE_MS < until; pause *= 2) {
-    const result = await attempt();
-    if (result !== undefined) return result;
-    await Bun.sleep(pause * Math.random());
-  }
-  throw new Fault("somebody else kept changing or holding the row");
 }
 
 const isObject = (value: unknown): value is Json => typeof value === "object" && value !== null;
+
 const own = (value: unknown, key: string) =>
   isObject(value) && Object.hasOwn(value, key) ? value[key] : undefined;
 
+/** Each key of either, with its value in both. */
+const inBoth = (before: unknown, after: unknown) =>
+  Object.keys({ ...(before as Json), ...(after as Json) })
+    .map((key) => ({ key, before: own(before, key), after: own(after, key) }));
+
 /** What differs, unit by unit. */
 export function changedUnits(empty: object, before: object, after: object): ChangedUnit[] {
-  const keys = Object.keys({ ...before, ...after });
-  const units = keys.flatMap((key): ChangedUnit[] => {
-    const [kind, old, now] = [own(empty, key), own(before, key), own(after, key)];
-    if (!isObject(kind) || Array.isArray(kind)) return [{ key, before: old, after: now }];
-    const entries = Object.keys({ ...(old as Json), ...(now as Json) });
-    return entries.map((entry) => {
-      return { key, entry, before: own(old, entry), after: own(now, entry) };
-    });
+  const units = inBoth(before, after).flatMap((unit): ChangedUnit[] => {
+    const kind = own(empty, unit.key);
+    if (!isObject(kind) || Array.isArray(kind)) return [unit];
+    const entries = inBoth(unit.before, unit.after);
+    return entries.map(({ key: entry, ...values }) => ({ ...values, key: unit.key, entry }));
   });
   return units.filter((unit) => !Bun.deepEquals(unit.before, unit.after));
 }
+const nameOfUnit = ({ key, entry }: ChangedUnit) => JSON.stringify([key, entry]);
+
 /** The state with what a unit was before. */
 function putBack(state: object, { key, entry, before }: ChangedUnit) {
   const next = structuredClone(state) as Json;
@@ -1182,96 +1141,112 @@ function putBack(state: object, { key, entry, before }: ChangedUnit) {
 
 /** The change to take back. @throws Refusal if there is none, or a later one stands in the way. */
 function undoTarget(receipts: Receipt[], actionId?: string) {
-  const target = receipts.find(({ id, undone, undoable }) =>
+  const at = receipts.findIndex(({ id, undone, undoable }) =>
     actionId !== undefined ? id === actionId : !undone && undoable);
+  const target = receipts[at];
   if (!target || target.undone) throw new Refusal("action", `There is no such action to undo; \
 user_list_actions lists what can be undone.`);
   if (!target.undoable) throw new Refusal("action", "That change is final: it can't be undone.");
-  const nameOfUnit = ({ key, entry }: ChangedUnit) => JSON.stringify([key, entry]);
-  const touched = new Set(target.changes.map(nameOfUnit));
-  const later = receipts.slice(0, receipts.indexOf(target));
-  const standing = later.filter(({ undone, undoes }) => !undone && !undoes);
-  if (standing.some(({ changes }) => changes.some((unit) => touched.has(nameOfUnit(unit))))) {
+  const standing = receipts.slice(0, at).filter(({ undone, undoes }) => !undone && !undoes);
+  const later = new Set(standing.flatMap(({ changes }) => changes.map(nameOfUnit)));
+  if (target.changes.some((unit) => later.has(nameOfUnit(unit)))) {
     throw new Refusal("overlap", `That can't be undone by itself: a later change touched the \
 same thing. Undo the later one first.`);
   }
   return target;
 }
-function keepNewest(receipts: Receipt[]) {
+/** The newest receipts: that of this change, and as many of the older ones as are kept. */
+function withReceipt(
+  older: Receipt[],
+  { name, tool, ref }: Call,
+  changes: ChangedUnit[],
+  undoes?: string,
+) {
+  const receipt: Receipt = {
+    id: randomBytes(6).toString("base64url"),
+    at: new Date().toISOString(),
+    tool: name,
+    ref,
+    changes,
+    undoable: !undoes && tool?.undoable !== false,
+    undone: false,
+    undoes,
+  };
+  const marked = older.map((one) => (one.id === undoes ? { ...one, undone: true } : one));
   let bytes = 0;
-  return receipts.slice(0, RECEIPTS).filter((receipt, index) => {
-    bytes += JSON.stringify(receipt).length;
+  return [receipt, ...marked].slice(0, RECEIPTS).filter((one, index) => {
+    bytes += JSON.stringify(one).length;
     return index === 0 || bytes <= RECEIPT_BYTES;
   });
 }
 
-type PersonMemory = ReturnType<typeof memoryOf>;
+/** Gives the next state and, for an undo, the id of the change that it takes back. */
+type Decide = (state: object, receipts: Receipt[]) => [next: object, undoes?: string];
+
+function stateOf({ State, empty }: App, found?: Row) {
+  const { data, error } = State.safeParse({ ...empty, ...found?.state });
+  if (error) throw new Fault("what is stored is not what State takes now");
+  return data;
+}
+
 /** One person's memory, for one call of one tool. */
-function memoryOf({ app, store, inTurn }: Server, { person, until, ...call }: Call) {
-  const { id, email } = person;
+function memoryOf({ app, store, inTurn }: Server, call: Call) {
+  const { id, email } = call.person;
   const row = () => store.read(id);
-  const stateOf = (found?: Row) => {
-    const { data, error } = app.State.safeParse({ ...app.empty, ...found?.state });
-    if (error) throw new Fault("what is stored is not what State takes now");
-    return data;
-  };
-  const write = <T>(statement: () => Promise<T>) => {
-    if (performance.now() + WRITE_MS > until) throw new Fault("too late to write");
-    return statement();
+  const checkTime = () => {
+    const left = call.arrived + TOOL_MS - performance.now();
+    if (left < WRITE_MS) throw new Fault("too late to write");
   };
   const known = async () => {
     const found = await row();
     if (found?.version && found.email === email) return found;
-    await write(() => store.welcome(id, email));
+    checkTime();
+    await store.welcome(id, email);
     return row();
   };
-  /** `decide` gives the next state and, for an undo, the id of the change that it takes back. */
-  type Decide = (state: object, receipts: Receipt[]) => [next: object, undoes?: string];
-  const changeOnce = async (decide: Decide) => {
+  /** Until there is a result, after growing pauses while somebody else changes or holds the row. */
+  const untilDone = <T>(attempt: () => Promise<T | undefined>) => inTurn(id, async () => {
+    for (let pause = 10; ; pause *= 2) {
+      checkTime();
+      const result = await attempt();
+      if (result !== undefined) return result;
+      await Bun.sleep(pause * Math.random());
+    }
+  });
+  const change = (decide: Decide) => untilDone(async () => {
     const found = await known();
     if (!found) return undefined; // erased a moment ago
-    const before = stateOf(found);
+    const before = stateOf(app, found);
     const [next, undoes] = decide(before, found.receipts);
     const { data: state, error } = app.State.safeParse(next);
     if (error) throw new Refusal("state", `${complaint(error)}.`);
     const result = { state, undone: undoes ?? "" };
     const changes = changedUnits(app.empty, before, state);
     if (changes.length === 0) return result;
-    const entry = { id: randomBytes(6).toString("base64url"), at: new Date().toISOString() };
-    const undoable = call.undoable && !undoes;
-    const receipt: Receipt = { ...call, ...entry, changes, undoable, undone: false, undoes };
-    const older = found.receipts.map((one) => (one.id === undoes ? { ...one, undone: true } : one));
-    const receipts = keepNewest([receipt, ...older]);
-    const done = await write(() => store.commit(id, found.version, { state, receipts }));
-    return done ? result : undefined;
-  };
-  const change = (decide: Decide) => inTurn(id, () => again(until, () => changeOnce(decide)));
-  const forgetOnce = async (agreed: (found: Row) => boolean) => {
+    const receipts = withReceipt(found.receipts, call, changes, undoes);
+    checkTime();
+    return (await store.commit(id, found.version, { state, receipts })) ? result : undefined;
+  });
+  const undo = (actionId?: string) => change((now, receipts) => {
+    const target = undoTarget(receipts, actionId);
+    return [target.changes.reduce(putBack, now), target.id];
+  });
+  /** Erases everything, if `agreed` says so to what there is. */
+  const forget = (agreed: (found: Row) => boolean) => untilDone(async () => {
     const found = await row();
-    if (found && agreed(found)) {
-      const done = await write(() => store.forget(id, found.version));
-      return done || undefined;
-    }
-    throw new Refusal("confirm", `confirm takes the code that the last call without it gave, once \
-and within five minutes, and nothing may have been saved since. Nothing was erased.`);
-  };
+    if (!found || !agreed(found)) throw new Refusal("confirm", NOT_AGREED);
+    checkTime();
+    return (await store.forget(id, found.version)) || undefined;
+  });
 
   return {
     row,
-    read: async () => stateOf(await row()),
-    /** Makes the person known. */
-    welcome: async () => stateOf(await known()),
-    async change(decide: (state: object) => object) {
-      const { state } = await change((now) => [decide(now)]);
-      return state;
-    },
-    undo: (actionId?: string) => change((now, receipts) => {
-      const target = undoTarget(receipts, actionId);
-      return [target.changes.reduce(putBack, now), target.id];
-    }),
-    /** Erases everything, if `agreed` says so to what there is. */
-    forget: (agreed: (found: Row) => boolean) =>
-      inTurn(id, () => again(until, () => forgetOnce(agreed))),
+    read: async () => stateOf(app, await row()),
+    welcome: async () => stateOf(app, await known()), // makes the person known
+    change: async (decide: (state: object) => object) =>
+      (await change((now) => [decide(now)])).state,
+    undo,
+    forget,
   };
 }
 
@@ -1287,7 +1262,6 @@ export interface Row {
   receipts: Receipt[]; // newest first
   version: string; // random at each change: never a counter, or a forgotten person comes back
 }
-type Kept = Pick<Row, "state" | "receipts">;
 /** Each settles within STORE_MS. */
 export interface Store {
   kind: "sqlite" | "postgres";
@@ -1297,7 +1271,8 @@ export interface Store {
   welcome(personId: string, email: string | null): Promise<void>;
   /** Writes, if the version is still the one seen. False: it isn't, or somebody holds the row,
    *  and nothing was written. A write that arrives late or twice is false by construction. */
-  commit(personId: string, versionSeen: string, next: Kept): Promise<boolean>;
+  commit(personId: string, versionSeen: string, next: Pick<Row, "state" | "receipts">):
+    Promise<boolean>;
   /** Erases, if the version is still the one seen. */
   forget(personId: string, versionSeen: string): Promise<boolean>;
   /** Does what a visit does, for nobody. @throws if a visit would fail. */
@@ -1326,10 +1301,10 @@ const TABLES = `
     user_id text not null references users (id) on delete cascade, state jsonb not null);
   create unique index if not exists user_state_user on user_state (user_id);`;
 const COLUMNS = [
-  "users add column created_at timestamptz",
-  "user_state add column receipts jsonb not null default '[]'",
-  "user_state add column version text not null default ''",
-];
+  ["users", "created_at", "timestamptz"],
+  ["user_state", "receipts", "jsonb not null default '[]'"],
+  ["user_state", "version", "text not null default ''"],
+] as const;
 const VISIT = [ // of nobody
   `insert into users (id, email, created_at)
     select id, email, created_at from users where false on conflict (id) do nothing`,
@@ -1371,11 +1346,13 @@ async function openStore({ kind, query, addTables, promptly, close }: Connection
       };
     },
     async welcome(id, email) {
+      const sent = performance.now();
       await write(`insert into users (id, email, created_at)
         values ($1, case when ${promptly} then $2 end, $3)
-        on conflict (id) do nothing`, [id, email, new Date().toISOString()]);
-      await write(`update users set email = $1
-        where id = $2 and email is distinct from $1 and ${promptly}`, [email, id]);
+        on conflict (id) do update set email = excluded.email`,
+      [id, email, new Date().toISOString()]);
+      // Who called may have been told by now that it failed: no more is written.
+      if (performance.now() > sent + WRITE_MS) throw new Fault("too late to write");
       await write(`insert into user_state (user_id, state, receipts, version)
         values ($1, '{}', '[]', case when ${promptly} then $2 end)
         on conflict (user_id) do update set version = excluded.version
@@ -1396,9 +1373,11 @@ async function openStore({ kind, query, addTables, promptly, close }: Connection
 
 export async function sqliteStore(path: string): Promise<Store> {
   const inMemory = path === ":memory:";
-  if (!inMemory) closeSync(openSync(path, "a", 0o600)); // before SQLite makes it for all to read
+  if (!inMemory) {
+    closeSync(openSync(path, "a", 0o600)); // before SQLite makes it for all to read
+    chmodSync(path, 0o600);
+  }
   const db = new Database(path);
-  if (!inMemory) chmodSync(path, 0o600);
   const file = () => (inMemory ? 0 : statSync(path).ino);
   const opened = file();
   // bun:sqlite is synchronous: SQLite's own busy_timeout would stop every request, not just one.
@@ -1427,10 +1406,9 @@ export async function sqliteStore(path: string): Promise<Store> {
     }),
     addTables: () => patiently(() => {
       db.run(TABLES);
-      for (const column of COLUMNS) {
-        const [table, , , name] = column.split(" ");
+      for (const [table, name, type] of COLUMNS) {
         const has = db.query("select 1 from pragma_table_info($1) where name = $2");
-        if (!has.get(table!, name!)) db.run(`alter table ${column}`);
+        if (!has.get(table, name)) db.run(`alter table ${table} add column ${name} ${type}`);
       }
     }),
   });
@@ -1486,9 +1464,8 @@ export function postgresStore(databaseUrl: string): Promise<Store> {
   let pool: ReturnType<typeof openPool> | undefined;
   const run = async (ms: number, sql: string, values?: unknown[]) => {
     const mine = (pool ??= openPool(url, options));
-    const typed = values?.map((one) => (isObject(one) ? mine.sql.json(one as never) : one));
     try {
-      const call = () => mine.sql.unsafe<Json[]>(sql, typed as string[]);
+      const call = () => mine.sql.unsafe<Json[]>(sql, values as string[]);
       return await withDeadline(performance.now() + ms, call);
     } catch (error) {
       const isAnswer = error instanceof postgres.PostgresError && error.severity === "ERROR";
@@ -1499,7 +1476,8 @@ export function postgresStore(databaseUrl: string): Promise<Store> {
       throw error;
     }
   };
-  const columns = COLUMNS.map((one) => one.replace("column", "column if not exists"));
+  const columns = COLUMNS.map(([table, name, type]) =>
+    `alter table ${table} add column if not exists ${name} ${type};`);
   return openStore({
     kind: "postgres",
     promptly: "(select set_config('lock_timeout', '200ms', true)) is not null",
@@ -1507,7 +1485,7 @@ export function postgresStore(databaseUrl: string): Promise<Store> {
     query: (sql, values) => run(STORE_MS, sql, values),
     // Replicas that start at once take turns, until the end of this one implicit transaction.
     addTables: () => run(START_MS, `select pg_advisory_xact_lock(724301); ${TABLES}
-      ${columns.map((one) => `alter table ${one};`).join("\n")}`),
+      ${columns.join("\n")}`),
   });
 }
 
@@ -1528,17 +1506,19 @@ export function logTo(out: Pick<NodeJS.WriteStream, "write" | "writableLength">)
 }
 
 /** What a person at a terminal needs next; for anybody else the first three lines, in one. */
-function greeting({ slug, name }: App, config: Config, isTerminal = process.stdout.isTTY) {
+function greet({ slug, name }: App, config: Config) {
   const { resourceUrl, mockAuth, tunnel, issuer, databaseUrl, authDisabled } = config;
   const open = `The ${name} is open at ${resourceUrl}`;
   const service = mockAuth ? `${issuer} (mock-auth.ts)` : issuer;
   const signIn = authDisabled ? "none: everybody is local-demo" : service;
   const { hostname } = new URL(databaseUrl); // never the rest of it: that holds a password
   const memory = isSqlite(databaseUrl) ? databaseUrl : `postgres at ${hostname}`;
-  if (!isTerminal) return `${open}; sign-in: ${signIn}; memory: ${memory}`;
+  if (!process.stdout.isTTY) {
+    return console.error(`${open}; sign-in: ${signIn}; memory: ${memory}`);
+  }
   const passphrase = tunnel ? "&passphrase=THE-PASSPHRASE" : "";
   const mint = `$(curl -s "${issuer}/token?sub=ada&aud=${resourceUrl}${passphrase}")`;
-  return `
+  console.log(`
   ${open}
 
   sign-in   ${signIn}
@@ -1553,7 +1533,7 @@ function greeting({ slug, name }: App, config: Config, isTerminal = process.stdo
                   -H "Accept: application/json, text/event-stream" \\
                   -d '{"jsonrpc":"2.0","id":1,"method":"tools/call",
                        "params":{"name":"begin_session","arguments":{}}}'
-`;
+`);
 }
 function warn({ authDisabled, mockAuth, tunnel, resourceUrl, jwksUrl }: Config) {
   const say = (text: string) => console.error(`WARNING: ${text}`);
@@ -1561,10 +1541,11 @@ function warn({ authDisabled, mockAuth, tunnel, resourceUrl, jwksUrl }: Config) 
   if (tunnel) say(`RESOURCE_URL is public: anyone who finds ${resourceUrl} can knock.`);
   if (authDisabled || mockAuth) return;
   // A wrong AUTH_JWKS_URL should show now, not at the first call.
-  fetch(jwksUrl, { signal: AbortSignal.timeout(5_000) })
-    .then((response) => response.json() as Promise<JSONWebKeySet>)
-    .then(({ keys }) => { if (keys.length === 0) throw new Fault("an empty key set"); })
-    .catch(() => say("AUTH_JWKS_URL gives no keys: nobody can sign in until it does."));
+  const keys = keySet(jwksUrl);
+  keys.reload().catch(() => {}).then(() => {
+    if (keys.jwks()?.keys.length) return;
+    say("AUTH_JWKS_URL gives no keys: nobody can sign in until it does.");
+  });
 }
 
 /** @throws StartError, or what listening threw. */
@@ -1593,8 +1574,7 @@ async function serve(loadApp: () => Promise<App>) {
     fetch: createServer({ app, config, store, log: logTo(process.stdout) }, mockAuth),
   });
   process.stdout.on("error", () => {}); // who read our log has gone: the server goes on
-  if (process.stdout.isTTY) console.log(greeting(app, config));
-  else console.error(greeting(app, config));
+  greet(app, config);
   warn(config);
 
   let stopping = false;
