@@ -1077,7 +1077,7 @@ Paste this URL where your app asks for a connector (an MCP server), and click Au
 
 const RECEIPTS = 100; // the newest that are kept …
 const RECEIPT_BYTES = 512 * 1024; // … as long as they are no larger than this together
-const WRITE_MS = 1_000; // a write is not sent when less is left for its answer
+const WRITE_MS = 1_000; // what a write may take
 const NOT_AGREED = `confirm takes the code that the last call without it gave, once and within \
 five minutes, and nothing may have been saved since. Nothing was erased.`;
 
@@ -1175,7 +1175,7 @@ function withReceipt(
   const marked = older.map((one) => (one.id === undoes ? { ...one, undone: true } : one));
   let bytes = 0;
   return [receipt, ...marked].slice(0, RECEIPTS).filter((one, index) => {
-    bytes += JSON.stringify(one).length;
+    bytes += Buffer.byteLength(JSON.stringify(one));
     return index === 0 || bytes <= RECEIPT_BYTES;
   });
 }
@@ -1189,13 +1189,30 @@ function stateOf({ State, empty }: App, found?: Row) {
   return data;
 }
 
+/** Until there is a result, after growing pauses while somebody else changes or holds the row.
+ *  Each attempt looks at the clock before it writes, and throws when it is too late. */
+async function again<T>(attempt: () => Promise<T | undefined>): Promise<T> {
+  for (let pause = 10; ; pause *= 2) {
+    const result = await attempt();
+    if (result !== undefined) return result;
+    await Bun.sleep(pause * Math.random());
+  }
+}
+
 /** One person's memory, for one call of one tool. */
 function memoryOf({ app, store, inTurn }: Server, call: Call) {
   const { id, email } = call.person;
-  const row = () => store.read(id);
+  let took = 0; // milliseconds, of the last read
+  const row = async () => {
+    const asked = performance.now();
+    const found = await store.read(id);
+    took = performance.now() - asked;
+    return found;
+  };
+  /** A write that may arrive after the caller was told that it failed is not sent. */
   const checkTime = () => {
     const left = call.arrived + TOOL_MS - performance.now();
-    if (left < WRITE_MS) throw new Fault("too late to write");
+    if (left < Math.max(WRITE_MS, took)) throw new Fault("too late to write");
   };
   const known = async () => {
     const found = await row();
@@ -1204,15 +1221,8 @@ function memoryOf({ app, store, inTurn }: Server, call: Call) {
     await store.welcome(id, email);
     return row();
   };
-  /** Until there is a result, after growing pauses while somebody else changes or holds the row. */
-  const untilDone = <T>(attempt: () => Promise<T | undefined>) => inTurn(id, async () => {
-    for (let pause = 10; ; pause *= 2) {
-      checkTime();
-      const result = await attempt();
-      if (result !== undefined) return result;
-      await Bun.sleep(pause * Math.random());
-    }
-  });
+  const untilDone = <T>(attempt: () => Promise<T | undefined>) =>
+    inTurn(id, () => again(attempt));
   const change = (decide: Decide) => untilDone(async () => {
     const found = await known();
     if (!found) return undefined; // erased a moment ago
@@ -1232,17 +1242,22 @@ function memoryOf({ app, store, inTurn }: Server, call: Call) {
     return [target.changes.reduce(putBack, now), target.id];
   });
   /** Erases everything, if `agreed` says so to what there is. */
-  const forget = (agreed: (found: Row) => boolean) => untilDone(async () => {
-    const found = await row();
-    if (!found || !agreed(found)) throw new Refusal("confirm", NOT_AGREED);
-    checkTime();
-    return (await store.forget(id, found.version)) || undefined;
-  });
+  const forget = (agreed: (found: Row) => boolean) => {
+    let begun = false; // and perhaps not finished, because somebody held the rest
+    return untilDone(async () => {
+      const found = await row();
+      if (begun && found?.version !== "") return true; // gone, or back as somebody new
+      if (!found || !(begun || agreed(found))) throw new Refusal("confirm", NOT_AGREED);
+      checkTime();
+      begun = (await store.forget(id, found.version)) || begun;
+      return undefined; // and looks again
+    });
+  };
 
   return {
     row,
     read: async () => stateOf(app, await row()),
-    welcome: async () => stateOf(app, await known()), // makes the person known
+    welcome: async () => stateOf(app, await untilDone(known)), // makes the person known
     change: async (decide: (state: object) => object) =>
       (await change((now) => [decide(now)])).state,
     undo,
@@ -1273,7 +1288,7 @@ export interface Store {
    *  and nothing was written. A write that arrives late or twice is false by construction. */
   commit(personId: string, versionSeen: string, next: Pick<Row, "state" | "receipts">):
     Promise<boolean>;
-  /** Erases, if the version is still the one seen. */
+  /** Erases, if the version is still the one seen. True if anything was; there may be a rest. */
   forget(personId: string, versionSeen: string): Promise<boolean>;
   /** Does what a visit does, for nobody. @throws if a visit would fail. */
   ping(): Promise<void>;
@@ -1287,7 +1302,7 @@ const IDLE_SECONDS = 20; // then a connection to Postgres is closed, and Neon ma
 /** What the two databases do each in its own way. An object among the values is kept as JSON. */
 interface Connection {
   kind: Store["kind"];
-  query(sql: string, values?: unknown[]): Promise<Json[]>;
+  query(sql: string, values?: unknown[], ms?: number): Promise<Json[]>;
   addTables(): Promise<unknown>;
   /** A condition that is always true and, in Postgres, keeps from waiting for who holds the row. */
   promptly: string;
@@ -1305,25 +1320,33 @@ const COLUMNS = [
   ["user_state", "receipts", "jsonb not null default '[]'"],
   ["user_state", "version", "text not null default ''"],
 ] as const;
-const VISIT = [ // of nobody
+const VISIT = [ // of nobody: it needs every column, and the rights to insert and update
   `insert into users (id, email, created_at)
-    select id, email, created_at from users where false on conflict (id) do nothing`,
+    select id, email, created_at from users where false
+    on conflict (id) do update set email = excluded.email`,
   `insert into user_state (user_id, state, receipts, version)
     select user_id, state, receipts, version from user_state where false
-    on conflict (user_id) do nothing`,
-  "update user_state set version = version where false",
+    on conflict (user_id) do update set version = excluded.version`,
 ];
+/** Somebody holds the row or the file, or the person is being erased: nothing was written. */
+const HELD = /^(55P03|23503|SQLITE_BUSY.*)$/;
 const newVersion = () => randomBytes(12).toString("base64url");
 const fromJson = (value: unknown) => (typeof value === "string" ? JSON.parse(value) : value);
 
 /** A store whose tables are right: they are touched only if a visit would fail without. */
 async function openStore({ kind, query, addTables, promptly, close }: Connection): Promise<Store> {
-  const write = async (sql: string, values: unknown[]) =>
-    (await query(`${sql} returning 1`, values)).length > 0;
-  const ping = async () => {
-    for (const statement of VISIT) await query(statement);
+  const write = async (sql: string, values: unknown[]) => {
+    const written = await query(`${sql} returning 1`, values).catch((error) => {
+      if (HELD.test(error.code)) return [];
+      throw error;
+    });
+    return written.length > 0;
   };
-  await ping().catch(async () => {
+  const ping = async (ms = STORE_MS) => {
+    for (const statement of VISIT) await query(statement, [], ms);
+  };
+  await ping(START_MS).catch(async (error) => {
+    if (error instanceof Fault) throw error; // no answer: the tables are not the trouble
     await addTables();
     const now = new Date().toISOString();
     await query("update users set created_at = $1 where created_at is null", [now]);
@@ -1331,7 +1354,7 @@ async function openStore({ kind, query, addTables, promptly, close }: Connection
   });
   return {
     kind,
-    ping,
+    ping: () => ping(),
     close,
     async read(id) {
       const [row] = await query(`
@@ -1363,10 +1386,11 @@ async function openStore({ kind, query, addTables, promptly, close }: Connection
         where user_id = $4 and version = $5 and ${promptly}`,
       [state, receipts, newVersion(), id, versionSeen]),
     async forget(id, versionSeen) {
-      await write(`delete from user_state
+      const erased = await write(`delete from user_state
         where user_id = $1 and version = $2 and ${promptly}`, [id, versionSeen]);
-      return write(`delete from users where id = $1 and ${promptly}
+      const gone = await write(`delete from users where id = $1 and ${promptly}
         and not exists (select 1 from user_state where user_id = $1)`, [id]);
+      return erased || gone;
     },
   };
 }
@@ -1378,11 +1402,11 @@ export async function sqliteStore(path: string): Promise<Store> {
     chmodSync(path, 0o600);
   }
   const db = new Database(path);
-  const file = () => (inMemory ? 0 : statSync(path).ino);
+  const file = () => (inMemory ? 0 : statSync(path, { throwIfNoEntry: false })?.ino);
   const opened = file();
   // bun:sqlite is synchronous: SQLite's own busy_timeout would stop every request, not just one.
-  const patiently = async <T>(work: () => T) => {
-    for (const end = performance.now() + STORE_MS; ; await Bun.sleep(20)) {
+  const patiently = async <T>(ms: number, work: () => T) => {
+    for (const end = performance.now() + ms; ; await Bun.sleep(20)) {
       try {
         return work();
       } catch (error) {
@@ -1391,7 +1415,7 @@ export async function sqliteStore(path: string): Promise<Store> {
       }
     }
   };
-  await patiently(() => db.run(`
+  await patiently(START_MS, () => db.run(`
     pragma journal_mode = wal;   -- who reads does not wait for who writes
     pragma synchronous = full;   -- an acknowledged save outlives a power cut
     pragma foreign_keys = on;`));
@@ -1399,12 +1423,12 @@ export async function sqliteStore(path: string): Promise<Store> {
     kind: "sqlite",
     promptly: "true",
     close: async () => db.close(),
-    query: (sql, values = []) => patiently(() => {
+    query: (sql, values = []) => patiently(WRITE_MS / 2, () => {
       if (file() !== opened) throw new Fault("the SQLite file was moved or deleted");
       const plain = values.map((value) => (isObject(value) ? JSON.stringify(value) : value));
       return db.query(sql).all(...(plain as string[])) as Json[];
     }),
-    addTables: () => patiently(() => {
+    addTables: () => patiently(START_MS, () => {
       db.run(TABLES);
       for (const [table, name, type] of COLUMNS) {
         const has = db.query("select 1 from pragma_table_info($1) where name = $2");
@@ -1419,6 +1443,8 @@ export async function sqliteStore(path: string): Promise<Store> {
 function openPool(url: URL, options: object) {
   const sockets = new Set<net.Socket>();
   let retired = false;
+  let underWay = 0;
+  let mayOpen = 0; // one connection for each call under way, and none for trying again
   /** Closes the pool: at once for new calls, in a second for those under way. */
   const retire = () => {
     if (!retired) setTimeout(() => {
@@ -1428,20 +1454,26 @@ function openPool(url: URL, options: object) {
     retired = true;
   };
   const connect = () => new Promise<net.Socket>((resolve, reject) => {
-    if (retired) return reject(new Fault("connection lost")); // it tries again by itself
-    const since = performance.now();
+    if (retired || mayOpen === 0) return reject(new Fault("connection lost"));
+    mayOpen--;
+    for (const old of sockets) if (old.destroyed) sockets.delete(old);
     const host = url.hostname.replace(/^\[|\]$/g, "");
     const socket = net.connect(Number(url.port || 5432), host, () => resolve(socket));
     Object.assign(socket, { host }); // what the certificate has to name
     sockets.add(socket.once("error", reject));
-    socket.once("close", () => {
-      sockets.delete(socket);
-      const isYoung = performance.now() - since < IDLE_SECONDS * 1000; // else it was just idle
-      if (isYoung) retire();
-    });
   });
   const sql = postgres(url.href, { ...options, socket: connect } as object);
-  return { sql, retire };
+  const run = async (text: string, values?: unknown[]) => {
+    underWay++;
+    mayOpen++;
+    try {
+      return await sql.unsafe<Json[]>(text, values as string[]);
+    } finally {
+      underWay--;
+      mayOpen = Math.min(mayOpen, underWay);
+    }
+  };
+  return { run, retire, close: () => sql.end({ timeout: 1 }) };
 }
 
 /** Takes the string that the Neon console prints. postgres.js, not Bun.sql: it is what the course
@@ -1462,14 +1494,12 @@ export function postgresStore(databaseUrl: string): Promise<Store> {
     ...(isBound && !isLoopback(url.hostname) && { ssl: "verify-full" }),
   };
   let pool: ReturnType<typeof openPool> | undefined;
-  const run = async (ms: number, sql: string, values?: unknown[]) => {
+  const query: Connection["query"] = async (sql, values, ms = STORE_MS) => {
     const mine = (pool ??= openPool(url, options));
     try {
-      const call = () => mine.sql.unsafe<Json[]>(sql, values as string[]);
-      return await withDeadline(performance.now() + ms, call);
+      return await withDeadline(performance.now() + ms, () => mine.run(sql, values));
     } catch (error) {
       const isAnswer = error instanceof postgres.PostgresError && error.severity === "ERROR";
-      if (isAnswer && error.code === "55P03") return []; // lock_timeout: somebody holds the row
       if (isAnswer) throw error;
       mine.retire(); // lost, or it owes us an answer
       if (pool === mine) pool = undefined;
@@ -1478,14 +1508,14 @@ export function postgresStore(databaseUrl: string): Promise<Store> {
   };
   const columns = COLUMNS.map(([table, name, type]) =>
     `alter table ${table} add column if not exists ${name} ${type};`);
+  // Replicas that start at once take turns, until the end of this one implicit transaction.
+  const ddl = `select pg_advisory_xact_lock(724301); ${TABLES} ${columns.join(" ")}`;
   return openStore({
     kind: "postgres",
     promptly: "(select set_config('lock_timeout', '200ms', true)) is not null",
-    close: async () => pool?.sql.end({ timeout: 1 }),
-    query: (sql, values) => run(STORE_MS, sql, values),
-    // Replicas that start at once take turns, until the end of this one implicit transaction.
-    addTables: () => run(START_MS, `select pg_advisory_xact_lock(724301); ${TABLES}
-      ${columns.join("\n")}`),
+    close: async () => pool?.close(),
+    query,
+    addTables: () => query(ddl, undefined, START_MS),
   });
 }
 
