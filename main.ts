@@ -1221,8 +1221,7 @@ function memoryOf({ app, store, inTurn }: Server, call: Call) {
     await store.welcome(id, email);
     return row();
   };
-  const untilDone = <T>(attempt: () => Promise<T | undefined>) =>
-    inTurn(id, () => again(attempt));
+  const untilDone = <T>(attempt: () => Promise<T | undefined>) => inTurn(id, () => again(attempt));
   const change = (decide: Decide) => untilDone(async () => {
     const found = await known();
     if (!found) return undefined; // erased a moment ago
@@ -1237,22 +1236,6 @@ function memoryOf({ app, store, inTurn }: Server, call: Call) {
     checkTime();
     return (await store.commit(id, found.version, { state, receipts })) ? result : undefined;
   });
-  const undo = (actionId?: string) => change((now, receipts) => {
-    const target = undoTarget(receipts, actionId);
-    return [target.changes.reduce(putBack, now), target.id];
-  });
-  /** Erases everything, if `agreed` says so to what there is. */
-  const forget = (agreed: (found: Row) => boolean) => {
-    let begun = false; // and perhaps not finished, because somebody held the rest
-    return untilDone(async () => {
-      const found = await row();
-      if (begun && found?.version !== "") return true; // gone, or back as somebody new
-      if (!found || !(begun || agreed(found))) throw new Refusal("confirm", NOT_AGREED);
-      checkTime();
-      begun = (await store.forget(id, found.version)) || begun;
-      return undefined; // and looks again
-    });
-  };
 
   return {
     row,
@@ -1260,8 +1243,22 @@ function memoryOf({ app, store, inTurn }: Server, call: Call) {
     welcome: async () => stateOf(app, await untilDone(known)), // makes the person known
     change: async (decide: (state: object) => object) =>
       (await change((now) => [decide(now)])).state,
-    undo,
-    forget,
+    undo: (actionId?: string) => change((now, receipts) => {
+      const target = undoTarget(receipts, actionId);
+      return [target.changes.reduce(putBack, now), target.id];
+    }),
+    /** Erases everything, if `agreed` says so to what there is. */
+    forget(agreed: (found: Row) => boolean) {
+      let begun = false; // and perhaps not finished, because somebody held the rest
+      return untilDone(async () => {
+        const found = await row();
+        if (begun && found?.version !== "") return true; // gone, or back as somebody new
+        if (!found || !(begun || agreed(found))) throw new Refusal("confirm", NOT_AGREED);
+        checkTime();
+        begun = (await store.forget(id, found.version)) || begun;
+        return undefined; // and looks again
+      });
+    },
   };
 }
 
