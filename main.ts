@@ -1236,7 +1236,6 @@ function memoryOf({ app, store, inTurn }: Server, call: Call) {
     checkTime();
     return (await store.commit(id, found.version, { state, receipts })) ? result : undefined;
   });
-
   return {
     row,
     read: async () => stateOf(app, await row()),
