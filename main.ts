@@ -316,65 +316,82 @@ const EXAMPLE_SECRET = "replace-me-with-the-output-of-openssl-rand"; // .env.exa
 const isLoopback = (host: string) => /^(localhost|127(\.\d{1,3}){3}|\[?::1\]?)$/i.test(host);
 const isSqlite = (url: string) => /^sqlite:./.test(url);
 const isPostgres = (url: string) => /^postgres(ql)?:\/\//.test(url) && URL.canParse(url);
-const isScopes = (text: string) => /^[ !#-[\]-~]*$/.test(text);
-const isUpTo = (most: number) => (value: string) =>
-  /^[1-9]\d{0,8}$/.test(value) && Number(value) <= most;
 
-/** Over http anybody on the way can read tokens: not beyond this machine. */
-const isUrl = (local: boolean) => (value: string) => {
-  const { protocol, hostname = "", username, password, hash } = URL.parse(value) ?? {};
-  if (username || password || hash) return false;
-  return protocol === "https:" || (local && protocol === "http:" && isLoopback(hostname));
-};
+/** A setting: the words say what it takes, here and in the line that refuses another value. */
+const takes = (words: string, fits: (value: string) => boolean) =>
+  z.string(words).refine(fits, words);
+const wholeNumber = (most: number) =>
+  takes(`a whole number from 1 to ${most}`, (value) =>
+    /^[1-9]\d{0,8}$/.test(value) && Number(value) <= most).transform(Number);
+
+/** Each variable, and what it takes. Over http anybody on the way can read tokens. */
+function environment(local: boolean, tunnel: boolean) {
+  const isUrl = (value: string) => {
+    const { protocol, hostname = "", username, password, hash } = URL.parse(value) ?? {};
+    if (username || password || hash) return false;
+    return protocol === "https:" || (local && protocol === "http:" && isLoopback(hostname));
+  };
+  return z.object({
+    PORT: wholeNumber(65_535),
+    HOST: z.string(),
+    RESOURCE_URL: takes(
+      "a URL of the form https://host/mcp, in lower case (http on this machine alone)",
+      (value) => isUrl(value) && value === `${new URL(value).origin}/mcp`,
+    ),
+    AUTH_ISSUER: takes("the https URL of a sign-in service", isUrl),
+    AUTH_JWKS_URL: takes("the https URL of its keys", isUrl),
+    AUTH_SCOPES: takes("scopes separated by spaces", (value) => /^[ !#-[\]-~]*$/.test(value)),
+    AUTH_DISABLED: takes("1 locally without a public RESOURCE_URL, nothing elsewhere",
+      (value) => value === "0" || (value === "1" && local && !tunnel)),
+    DATABASE_URL: takes("postgres://…, postgresql://…, sqlite:PATH or sqlite::memory:",
+      (value) => isSqlite(value) || isPostgres(value)),
+    SESSION_SIGNING_SECRET: takes("at least 32 characters, and not those of .env.example",
+      (value) => value.length >= 32 && value !== EXAMPLE_SECRET),
+    RATE_LIMIT_PER_MINUTE: wholeNumber(1_000_000),
+  });
+}
 
 /** @throws StartError naming the variable, what it takes and what it got. */
 export function readConfig(env: Record<string, string | undefined>, slug: string) {
-  const local = isLoopback(env.HOST || "127.0.0.1") && env.NODE_ENV !== "production";
-  const resource = env.RESOURCE_URL || `http://localhost:${env.PORT || 8000}/mcp`;
-  const tunnel = local && resource.startsWith("https:");
-  const mockAuth = local && !env.AUTH_ISSUER && !env.AUTH_JWKS_URL;
-  const mock = mockAuth ? `${URL.parse(resource)?.origin}/mock-auth` : "";
-  const locally = (standIn: string) => (local ? standIn : "");
-
-  /** The variable, or its stand-in. (HOST= is as good as unset.) */
-  const read = (name: string, standIn: string, takes: string, fits: (value: string) => boolean) => {
-    const value = env[name] || standIn;
-    if (fits(value)) return value;
-    const isSecret = /SECRET|DATABASE/.test(name) || value.includes("@");
-    const shown = isSecret ? "something else" : value.replace(/\s+/g, " ").slice(0, 100);
-    const got = value ? shown : "nothing";
-    throw new StartError(`Cannot start: ${name} takes ${takes} (got ${got}).`);
+  // HOST= is as good as unset.
+  const set = Object.fromEntries(Object.entries(env).filter(([, value]) => value));
+  const { HOST = "127.0.0.1", PORT = "8000", NODE_ENV } = set;
+  const { RESOURCE_URL = `http://localhost:${PORT}/mcp`, AUTH_ISSUER, AUTH_JWKS_URL } = set;
+  const local = isLoopback(HOST) && NODE_ENV !== "production";
+  const tunnel = local && RESOURCE_URL.startsWith("https:");
+  const mockAuth = local && !AUTH_ISSUER && !AUTH_JWKS_URL;
+  const mock = `${URL.parse(RESOURCE_URL)?.origin}/mock-auth`;
+  const standIns = {
+    RESOURCE_URL,
+    DATABASE_URL: `sqlite:${slug}.sqlite`,
+    SESSION_SIGNING_SECRET: randomBytes(32).toString("base64url"),
+    ...(mockAuth && { AUTH_ISSUER: mock, AUTH_JWKS_URL: `${mock}/jwks.json` }),
   };
+  const always = { PORT, HOST, AUTH_SCOPES: "", AUTH_DISABLED: "0", RATE_LIMIT_PER_MINUTE: "120" };
+  const { data, error } = environment(local, tunnel)
+    .safeParse({ ...always, ...(local && standIns), ...set });
+  if (error) {
+    const { path, message } = error.issues[0]!;
+    const name = String(path[0]);
+    const got = set[name] ?? "nothing";
+    const isSecret = name in set && (/SECRET|DATABASE/.test(name) || got.includes("@"));
+    const shown = isSecret ? "something else" : got.replace(/\s+/g, " ").slice(0, 100);
+    throw new StartError(`Cannot start: ${name} takes ${message} (got ${shown}).`);
+  }
   return {
-    port: Number(read("PORT", "8000", "a whole number from 1 to 65535", isUpTo(65_535))),
-    host: (env.HOST || "127.0.0.1").replace(/^\[|\]$/g, ""), // the address to listen on
+    port: data.PORT,
+    host: data.HOST.replace(/^\[|\]$/g, ""), // the address to listen on
     local,
     tunnel, // local, and others can reach it, because somebody named a public RESOURCE_URL
-    /** What a person pastes, and the one audience of a token. */
-    resourceUrl: read("RESOURCE_URL", locally(resource),
-      "a URL of the form https://host/mcp, in lower case (http on this machine alone)",
-      (value) => isUrl(local)(value) && value === `${new URL(value).origin}/mcp`),
+    resourceUrl: data.RESOURCE_URL, // what a person pastes, and the one audience of a token
     mockAuth, // mock-auth.ts signs people in
-    /** Byte for byte as in its tokens. */
-    issuer: read("AUTH_ISSUER", mock, "the https URL of a sign-in service", isUrl(local)),
-    jwksUrl: read("AUTH_JWKS_URL", mock && `${mock}/jwks.json`,
-      "the https URL of its keys", isUrl(local)),
-    /** Every token must carry these. */
-    scopes: read("AUTH_SCOPES", "", "scopes separated by spaces", isScopes)
-      .split(" ").filter(Boolean),
-    /** No sign-in: every caller is local-demo. */
-    authDisabled: read("AUTH_DISABLED", "0",
-      "1 locally without a public RESOURCE_URL, nothing elsewhere",
-      (value) => value === "0" || (value === "1" && local && !tunnel)) === "1",
-    databaseUrl: read("DATABASE_URL", locally(`sqlite:${slug}.sqlite`),
-      "postgres://…, postgresql://…, sqlite:PATH or sqlite::memory:",
-      (value) => isSqlite(value) || isPostgres(value)),
-    sessionSecret: read("SESSION_SIGNING_SECRET", locally(randomBytes(32).toString("base64url")),
-      "at least 32 characters, and not those of .env.example",
-      (value) => value.length >= 32 && value !== EXAMPLE_SECRET),
-    /** A person, whatever the connection or token. */
-    callsPerMinute: Number(read("RATE_LIMIT_PER_MINUTE", "120",
-      "a whole number from 1 to 1000000", isUpTo(1_000_000))),
+    issuer: data.AUTH_ISSUER, // byte for byte as in its tokens
+    jwksUrl: data.AUTH_JWKS_URL,
+    scopes: data.AUTH_SCOPES.split(" ").filter(Boolean), // every token must carry these
+    authDisabled: data.AUTH_DISABLED === "1", // no sign-in: every caller is local-demo
+    databaseUrl: data.DATABASE_URL,
+    sessionSecret: data.SESSION_SIGNING_SECRET,
+    callsPerMinute: data.RATE_LIMIT_PER_MINUTE, // a person, whatever the connection or token
   };
 }
 
@@ -452,7 +469,7 @@ export async function verifyToken(
   if (cnf !== undefined) throw new BadToken("cnf"); // bound to a key: RFC 9449, section 7.2
   const named = verified.payload.scope ?? scp ?? ""; // some services say scp, or give a list
   const scope = Array.isArray(named) ? named.join(" ") : named;
-  if (typeof scope !== "string" || !isScopes(scope)) {
+  if (typeof scope !== "string" || !/^[ !#-[\]-~]*$/.test(scope)) {
     throw new BadToken("scope"); // limits that we can't read
   }
   // mock-auth.ts moves with its port or tunnel, and its people should not lose what they saved.
@@ -905,7 +922,7 @@ function offeredScopes({ app, config: { scopes } }: Parts) {
   return scopes.some((scope) => ours.includes(scope)) ? [...new Set([...scopes, ...ours])] : scopes;
 }
 /** RFC 9728, section 2. By hand: the SDK's builder wants the sign-in service's whole metadata,
- *  which we never read, and leaves bearer_methods_supported out. */
+ *  which we never read, refuses http on [::1], and leaves bearer_methods_supported out. */
 function metadataOf(parts: Parts) {
   const scopes = offeredScopes(parts);
   return {
@@ -1150,8 +1167,8 @@ user_list_actions lists what can be undone.`);
   const standing = receipts.slice(0, at).filter(({ undone, undoes }) => !undone && !undoes);
   const later = new Set(standing.flatMap(({ changes }) => changes.map(nameOfUnit)));
   if (target.changes.some((unit) => later.has(nameOfUnit(unit)))) {
-    throw new Refusal("overlap", `That can't be undone by itself: a later change touched the \
-same thing. Undo the later one first.`);
+    throw new Refusal("overlap", `That can't be undone while a later change to the same \
+thing stands: user_list_actions shows which.`);
   }
   return target;
 }

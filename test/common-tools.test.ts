@@ -286,7 +286,7 @@ test.each<[string, Patch, Patch]>([
   const { id } = await newest(ada);
   await ada.write(second);
   const before = ada.rows();
-  expect(await ada.refusal("user_undo", { action_id: id })).toContain("later change touched");
+  expect(await ada.refusal("user_undo", { action_id: id })).toContain("while a later change to the same thing stands");
   expect(ada.rows()).toEqual(before);
   await ada.undo();
   expect((await ada.undo(id)).state).toEqual(EMPTY);
@@ -377,7 +377,7 @@ test("a final change over another one protects it", async () => {
   await ada.write({ notes: { a: "x" } });
   const { id } = await newest(ada);
   await ada.good("user_seal", { name: "a" });
-  expect(await ada.refusal("user_undo", { action_id: id })).toContain("a later change");
+  expect(await ada.refusal("user_undo", { action_id: id })).toContain("while a later change to the same thing stands");
   expect((await ada.state()).notes).toEqual({ a: "sealed" });
 });
 
