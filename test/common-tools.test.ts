@@ -22,6 +22,7 @@ interface Action {
 }
 type Patch = { mood?: string | null; notes?: Record<string, string | null> };
 const EMPTY = sampleApp.empty;
+const OVERLAP = "while a later change to the same thing stands";
 
 // One room for all, with people whom nobody has met before; and its database, seen from outside.
 const path = join(await scratch(), "common.sqlite");
@@ -286,7 +287,7 @@ test.each<[string, Patch, Patch]>([
   const { id } = await newest(ada);
   await ada.write(second);
   const before = ada.rows();
-  expect(await ada.refusal("user_undo", { action_id: id })).toContain("while a later change to the same thing stands");
+  expect(await ada.refusal("user_undo", { action_id: id })).toContain(OVERLAP);
   expect(ada.rows()).toEqual(before);
   await ada.undo();
   expect((await ada.undo(id)).state).toEqual(EMPTY);
@@ -377,7 +378,7 @@ test("a final change over another one protects it", async () => {
   await ada.write({ notes: { a: "x" } });
   const { id } = await newest(ada);
   await ada.good("user_seal", { name: "a" });
-  expect(await ada.refusal("user_undo", { action_id: id })).toContain("while a later change to the same thing stands");
+  expect(await ada.refusal("user_undo", { action_id: id })).toContain(OVERLAP);
   expect((await ada.state()).notes).toEqual({ a: "sealed" });
 });
 

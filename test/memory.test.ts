@@ -151,7 +151,8 @@ describe("Undo", () => {
   /** Writes what is given, and takes back the change with that number; null: the newest. */
   type Step = object | number | null;
   const state = (mood: string | null, notes: Record<string, string> = {}) => ({ mood, notes });
-  const [OVERLAP, NONE] = ["while a later change to the same thing stands", "no such action to undo"];
+  const OVERLAP = "while a later change to the same thing stands";
+  const NONE = "no such action to undo";
 
   test.each<[string, Step[], Notebook | string]>([
     ["takes back the newest change", [{ mood: "a" }, { mood: "b" }, null], state("a")],
