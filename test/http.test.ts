@@ -565,7 +565,13 @@ describe("AUTH_DISABLED", () => {
   });
   test.each([
     "Forwarded",
+    "X-Forwarded",
     "X-Forwarded-For",
+    "X-Azure-ClientIP",
+    "X-Appengine-User-Ip",
+    "X-Amzn-Trace-Id",
+    "Ngrok-Trace-Id",
+    "Tailscale-User-Login",
     "X-Forwarded-Host",
     "X-Forwarded-Proto",
     "X-Real-IP",

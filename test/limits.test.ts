@@ -294,6 +294,8 @@ describe("the scopes of a token", () => {
     ["a list", { scope: [READ] }],
     ["scp", { scp: READ }],
     ["a list in scp", { scp: [READ] }],
+    ["scp beside an empty scope", { scope: "", scp: [READ] }],
+    ["scp beside a scope of others", { scope: "openid", scp: READ }],
   ])("hold when a service says them as %s", async (_, claims) => {
     const room = await gateway();
     const save = { name: "user_write", arguments: {} };
@@ -307,6 +309,8 @@ describe("the scopes of a token", () => {
     ["a quotation mark", `${READ} a"b`],
     ["a number", 5],
     ["an object", { [READ!]: true }],
+    ["a list in a list", [[READ, "x"]]],
+    ["an object in a list", [{ n: 1 }]],
   ])("that can't be read for %s allow nothing at all", async (_, scope) => {
     const room = await gateway();
     const { status, headers } = await health(room, await mint({ scope }));
