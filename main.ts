@@ -76,6 +76,7 @@ export interface ChangedUnit {
   after?: unknown;
 }
 
+type Json = Record<string, unknown>;
 export interface Tool<Context = object> {
   title: string;
   description: string; // what it returns: hosts review orders to the model as prompt injection
@@ -84,7 +85,7 @@ export interface Tool<Context = object> {
   output: z.ZodObject;
   reminder?: string;
   undoable?: boolean; // false: what it changes can't be taken back by user_undo
-  run(args: Record<string, unknown>, context: Context): Promise<object>;
+  run(args: Json, context: Context): Promise<object>;
 }
 /** An entry of the menu. What `run` takes and returns is held to `input` and `output`, here by
  *  the compiler and at each call by the gate. */
@@ -106,6 +107,8 @@ export class Refusal extends Error {
     super(message);
   }
 }
+/** Our fault, or that of something we lean on. Its words are fixed, so the log may have them. */
+class Fault extends Error {}
 /** Why the server does not start: one line for the operator, without a stack or a secret. */
 export class StartError extends Error {
   override name = "StartError";
@@ -413,20 +416,15 @@ export class BadToken extends Error {
     super(`refused by the check of ${check}`);
   }
 }
-/** Our fault, or that of something we lean on. Its words are fixed, so the log may have them. */
-class Fault extends Error {}
 
 const ALGORITHMS = ["RS256", "PS256", "ES256", "ES384", "EdDSA", "Ed25519"];
 const YEAR = 366 * 24 * 3600; // seconds
 const KEY_SET_BYTES = 64 * 1024;
 const MOCK_ISSUER = "http://localhost:9000"; // of mock-auth.ts run by itself
-const NO_KEYS = [ // jose's words for "I could not check": not the token's fault
-  "ERR_JWKS_TIMEOUT",
-  "ERR_JWKS_INVALID",
-  "ERR_JWKS_MULTIPLE_MATCHING_KEYS",
-  "ERR_JOSE_GENERIC",
-];
+// jose's words for "I could not check": not the token's fault
+const NO_KEYS = /^ERR_(JOSE_GENERIC|JWKS_(TIMEOUT|INVALID|MULTIPLE_MATCHING_KEYS))$/;
 
+/** A name or an address that is the same for everybody who reads it. */
 function isPlain(value: unknown, max: number): value is string {
   if (typeof value !== "string" || value === "" || value.length > max) return false;
   return value.isWellFormed() && !/\p{Cc}/u.test(value);
@@ -451,7 +449,7 @@ export async function verifyToken(
     audience: config.resourceUrl, // one that they gave to another server: RFC 9068, section 4
     clockTolerance: 5, // seconds that the issuer's clock may be ahead of ours
   }).catch((error) => {
-    if (!(error instanceof errors.JOSEError) || NO_KEYS.includes(error.code)) throw error;
+    if (!(error instanceof errors.JOSEError) || NO_KEYS.test(error.code)) throw error;
     // By now the signature was good, and whom a token is from and for is no secret.
     const { claim = "", payload } = error as Partial<errors.JWTClaimValidationFailed>;
     const came = /^(aud|iss)$/.test(claim) ? JSON.stringify(payload?.[claim])?.slice(0, 200) : "";
@@ -506,8 +504,8 @@ function keySet(jwksUrl: string, mockAuth?: Mounted) {
 
 // ---- 4. Sessions -----------------------------------------------------------------------
 // The key that a model types into every call: 24 characters, because a JWT would cost it a
-// hundred tokens each time. Nothing is stored: it is a MAC over person and expiry, so it
-// survives a redeploy and is worthless to anyone else.
+// hundred tokens each time. Nothing is stored: it is a MAC over purpose, person and expiry, so it
+// survives a redeploy with the same secret, and is worthless to anyone else.
 
 const SESSION_SECONDS = 3600;
 const CONFIRM_SECONDS = 300;
@@ -580,6 +578,7 @@ interface CallContext extends ToolContext {
   memory: ReturnType<typeof memoryOf>;
 }
 
+/** When, and a reference: what each line of the log starts with. */
 const newLine = () => ({ at: new Date().toISOString(), ref: randomBytes(4).toString("hex") });
 type Outcome = Pick<LogLine, "outcome" | "why" | "error">;
 function logCall({ log }: Parts, { at, ref, person, name, tool, arrived }: Call, outcome: Outcome) {
@@ -608,7 +607,7 @@ function complaint(error: z.core.$ZodError) {
   });
   return clip(z.prettifyError({ issues }).replace("✖ ", ""), 280);
 }
-/** Not so NUL and half characters, which a database changes or refuses. */
+/** A database changes or refuses NUL and half characters, which JSON writes as \u0000, \ud8… */
 function isStorable(value: unknown) {
   return !/(?<!\\)(\\\\)*\\u(0000|d[89a-f])/.test(JSON.stringify(value));
 }
@@ -623,13 +622,9 @@ export function withDeadline<T>(until: number, work: () => PromiseLike<T>): Prom
 }
 
 /** What the tool gives. @throws Refusal, or anything else if it is our fault. */
-async function runTool(
-  server: Server,
-  call: Call,
-  tool: Tool<CallContext>,
-  { session, ...args }: Record<string, unknown>,
-) {
+async function runTool(server: Server, call: Call, tool: Tool<CallContext>, given: Json) {
   const { person, name, arrived } = call;
+  const { session, ...args } = given;
   const keys = keysFor(server.config.sessionSecret, person.id);
   if (!OPEN_TOOLS.includes(name) && !keys.check("session", session)) {
     throw new Refusal("session", `No valid session. Call begin_session, then repeat this call \
@@ -649,11 +644,7 @@ with the new session key.`);
   return { ...checked.data, reminder: tool.reminder ?? server.app.reminder };
 }
 
-async function callTool(
-  server: Server,
-  call: Call,
-  args: Record<string, unknown>,
-): Promise<mcp.CallToolResult> {
+async function callTool(server: Server, call: Call, args: Json): Promise<mcp.CallToolResult> {
   const { tool } = call;
   if (!tool) {
     logCall(server, call, { outcome: "refused", why: "tool" });
@@ -699,7 +690,8 @@ export function rateLimit(callsPerMinute: number): (personId: string) => number 
 
 // ---- 6. Common tools -------------------------------------------------------------------
 // What every app has: the opening of a visit, and a person's right to see, undo and erase.
-// begin_session ties the rules together; it counts as reading, since nothing saved changes.
+// begin_session ties the rules together. It counts as reading: it makes the person known, and
+// changes nothing that they saved.
 
 const FAIL_CLOSED = `When begin_session can't be reached, or any tool fails, is refused with no \
 way on, or doesn't answer, we fail closed. ${STOP}`;
@@ -852,8 +844,8 @@ good. Please ask the person first.`;
 
 // ---- 7. HTTP ---------------------------------------------------------------------------
 // One URL for every host app and every revision of the protocol. The order is the defence: was
-// it us who was asked for, then who is asking, and only then what. A Response that is thrown
-// is the answer.
+// it us who was asked for, then who is asking, and only then what. A Response that signIn and what
+// follows it throw is the answer.
 
 const BODY_BYTES = 256 * 1024;
 const CORS_HEADERS = `Authorization, Content-Type, Accept, Last-Event-ID, Mcp-Protocol-Version, \
@@ -897,12 +889,12 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
     // A page elsewhere can give its own name our address (DNS rebinding) and make a browser call.
     const host = request.headers.get("host") ?? "";
     const isHost = !/[/@?#]/.test(host); // the SDK finds a host in "x@localhost": it reads a URL
-    if (!isHost || !mcp.validateHostHeader(host, names).ok) throw answer(403, `${NOT_OURS} Host`);
+    if (!isHost || !mcp.validateHostHeader(host, names).ok) return answer(403, `${NOT_OURS} Host`);
     const mounted = await mockAuth?.(request); // before Origin: browsers post its form with "null"
     if (mounted) return mounted;
     const origin = request.headers.get("origin");
-    if (!mcp.validateOriginHeader(origin, names).ok) throw answer(403, `${NOT_OURS} Origin`);
-    const response = await route(request, path, arrived).catch(responseOf);
+    if (!mcp.validateOriginHeader(origin, names).ok) return answer(403, `${NOT_OURS} Origin`);
+    const response = await route(request, path, arrived).catch(responseOf); // with CORS, too
     if (origin) allowOrigin(request, origin, response.headers);
     return response;
   }
@@ -1025,6 +1017,7 @@ function mcpEndpoint(server: Server, mockAuth?: Mounted) {
     const name = typeof message.params?.name === "string" ? message.params.name : "";
     const call = { ...newLine(), person, name, tool: server.tools.get(name), arrived };
     if (message.method === "tools/call") checkLimits(call);
+    // The SDK hands its factory nothing else of ours.
     const authInfo = { token: "", clientId: "", scopes: [], extra: call };
     const response = await handler.fetch(request, { parsedBody: message, authInfo });
     response.headers.set("Cache-Control", "no-store"); // an answer is one person's
@@ -1090,7 +1083,8 @@ Paste this URL where your app asks for a connector (an MCP server), and click Au
 // ---- 8. Memory -------------------------------------------------------------------------
 // One row a person: the state, the receipts of its newest changes, and a version. A change is:
 // read the row, decide, write it back if the version is still the one seen, else again. So a
-// change and its receipt cannot come apart, and of two changes at once both survive.
+// change and its receipt cannot come apart, and of two changes at once both survive. Waiting
+// happens here, never in the database: a person's changes take turns, and try again.
 
 const RECEIPTS = 100; // the newest that are kept …
 const RECEIPT_BYTES = 512 * 1024; // … as long as they are no larger than this together
@@ -1098,7 +1092,6 @@ const WRITE_MS = 1_000; // what a write may take
 const NOT_AGREED = `confirm takes the code that the last call without it gave, once and within \
 five minutes, and nothing may have been saved since. Nothing was erased.`;
 
-type Json = Record<string, unknown>;
 export interface Receipt {
   id: string;
   at: string; // ISO 8601
@@ -1173,12 +1166,8 @@ thing stands: user_list_actions shows which.`);
   return target;
 }
 /** The newest receipts: that of this change, and as many of the older ones as are kept. */
-function withReceipt(
-  older: Receipt[],
-  { name, tool, ref }: Call,
-  changes: ChangedUnit[],
-  undoes?: string,
-) {
+function withReceipt(older: Receipt[], call: Call, changes: ChangedUnit[], undoes?: string) {
+  const { name, tool, ref } = call;
   const receipt: Receipt = {
     id: randomBytes(6).toString("base64url"),
     at: new Date().toISOString(),
@@ -1272,15 +1261,16 @@ function memoryOf({ app, store, inTurn }: Server, call: Call) {
         if (!found || !(begun || agreed(found))) throw new Refusal("confirm", NOT_AGREED);
         checkTime();
         begun = (await store.forget(id, found.version)) || begun;
-        return undefined; // and looks again
+        return undefined; // the next look tells whether all of it is gone
       });
     },
   };
 }
 
 // ---- 9. Stores -------------------------------------------------------------------------
-// SQLite locally, Postgres in production: the same statements over two small adapters. Each is
-// one plain statement, so there is no transaction to be cut in two; the person comes first
+// SQLite locally, Postgres in production: the same statements over two small adapters. Each
+// statement stands alone, so there is no transaction to be cut in two: welcome and forget are two
+// statements, and the next call finishes what one left half done. The person comes first
 // everywhere, so forgetting whose data it is does not compile.
 
 export interface Row {
@@ -1288,9 +1278,11 @@ export interface Row {
   email: string | null;
   state: object;
   receipts: Receipt[]; // newest first
-  version: string; // random at each change: never a counter, or a forgotten person comes back
+  /** Random at each change: never a counter, or a forgotten person comes back. Empty: nothing was
+   *  ever saved here (a person half made or half erased, or a learner's row). */
+  version: string;
 }
-/** Each settles within STORE_MS. */
+/** Each statement settles within STORE_MS. */
 export interface Store {
   kind: "sqlite" | "postgres";
   /** The person's row; undefined for somebody who is not known. */
@@ -1317,7 +1309,8 @@ interface Connection {
   kind: Store["kind"];
   query(sql: string, values?: unknown[], ms?: number): Promise<Json[]>;
   addTables(): Promise<unknown>;
-  /** A condition that is always true and, in Postgres, keeps from waiting for who holds the row. */
+  /** A condition that is always true and, in Postgres, keeps from waiting for who holds the row.
+   *  (A setting of the connection would not do: the pooler hands connections around.) */
   promptly: string;
   close(): Promise<void>;
 }
@@ -1342,7 +1335,7 @@ const VISIT = [ // of nobody: it needs every column, and the rights to insert an
     on conflict (user_id) do update set version = excluded.version`,
 ];
 /** Somebody holds the row or the file, or the person is being erased: nothing was written. */
-const HELD = /^(55P03|23503|SQLITE_BUSY.*)$/;
+const HELD = /^(55P03|23503|SQLITE_BUSY.*|SQLITE_CONSTRAINT_FOREIGNKEY)$/;
 const newVersion = () => randomBytes(12).toString("base64url");
 const fromJson = (value: unknown) => (typeof value === "string" ? JSON.parse(value) : value);
 
@@ -1457,14 +1450,13 @@ function openPool(url: URL, options: object) {
   const sockets = new Set<net.Socket>();
   let retired = false;
   let underWay = 0;
-  let mayOpen = 0; // one connection for each call under way, and none for trying again
+  // One connection for each call under way, and none for trying again: else thousands of knocks.
+  let mayOpen = 0;
   /** Closes the pool: at once for new calls, in a second for those under way. */
-  const retire = () => {
-    if (!retired) setTimeout(() => {
-      void sql.end({ timeout: 0 });
-      for (const socket of sockets) socket.destroy();
-    }, 1_000);
+  const close = async () => {
     retired = true;
+    await sql.end({ timeout: 1 });
+    for (const socket of sockets) socket.destroy(); // also those that were still opening
   };
   const connect = () => new Promise<net.Socket>((resolve, reject) => {
     if (retired || mayOpen === 0) return reject(new Fault("connection lost"));
@@ -1486,7 +1478,7 @@ function openPool(url: URL, options: object) {
       mayOpen = Math.min(mayOpen, underWay);
     }
   };
-  return { run, retire, close: () => sql.end({ timeout: 1 }) };
+  return { run, close };
 }
 
 /** Takes the string that the Neon console prints. postgres.js, not Bun.sql: it is what the course
@@ -1514,7 +1506,7 @@ export function postgresStore(databaseUrl: string): Promise<Store> {
     } catch (error) {
       const isAnswer = error instanceof postgres.PostgresError && error.severity === "ERROR";
       if (isAnswer) throw error;
-      mine.retire(); // lost, or it owes us an answer
+      void mine.close(); // lost, or it owes us an answer
       if (pool === mine) pool = undefined;
       throw error;
     }
@@ -1534,7 +1526,7 @@ export function postgresStore(databaseUrl: string): Promise<Store> {
 
 // ---- 10. Start -------------------------------------------------------------------------
 // Nothing above runs on import, so tests can take the file apart. A person at a terminal is told
-// what they need next; a program that reads stdout gets a JSON line a tool call and nothing else.
+// what they need next; a program that reads stdout gets log lines in JSON and nothing else.
 
 const LOG_BYTES = 1024 * 1024;
 
@@ -1617,9 +1609,6 @@ async function serve(loadApp: () => Promise<App>) {
     fetch: createServer({ app, config, store, log: logTo(process.stdout) }, mockAuth),
   });
   process.stdout.on("error", () => {}); // who read our log has gone: the server goes on
-  greet(app, config);
-  warn(config);
-
   let stopping = false;
   const stop = async () => {
     if (stopping) process.exit(1); // asked twice: at once
@@ -1629,6 +1618,8 @@ async function serve(loadApp: () => Promise<App>) {
     process.exit(0);
   };
   process.on("SIGTERM", stop).on("SIGINT", stop);
+  greet(app, config); // last: whoever reads it may stop us
+  warn(config);
 }
 
 /** Starts an app, or says in one line why not and ends the process with code 1. */
