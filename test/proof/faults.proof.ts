@@ -283,7 +283,7 @@ describe("A gateway whose Postgres", () => {
     const from = performance.now();
     const { child, out, err } = await startGateway({ DATABASE_URL: await url() });
     expect(await child.exited).toBe(1);
-    expect(performance.now() - from).toBeLessThan(15_000); // 7 of it for the database
+    expect(performance.now() - from).toBeLessThan(12_000); // 7 of it for the database
     await until(() => err.text.endsWith("\n"));
     expect(err.text).toMatch(/^Cannot start: .*DATABASE_URL.*\n$/);
     expect(err.text).not.toMatch(SECRETS);
