@@ -136,6 +136,12 @@ test("the profile: the e-mail of the token, and since when", async () => {
   expect(other.email).toBeNull();
 });
 
+test("of the e-mails that somebody came with, the latest is kept", async () => {
+  const ada = await person(room, "ada@old.example");
+  await room.call("begin_session", {}, await mint({ sub: ada.sub, email: "ada@new.example" }));
+  expect(ada.rows()[0]).toMatchObject([{ email: "ada@new.example" }]);
+});
+
 test("the profile only reads: it brings nobody back, and says so of a stranger", async () => {
   const ada = await person(room, "ada@example.com");
   await ada.good("user_forget_me", { confirm: await ada.code() });

@@ -317,6 +317,21 @@ describe("A person's changes", () => {
     expect(seen.slice(3)).toEqual(["first ends", "second begins", "second ends"]);
   });
 
+  test("wait for each that came before, not for the first alone", async () => {
+    const inTurn = queueByPerson();
+    const [first, second] = [later(), later()];
+    const turns = [first, second].map(({ promise }) => inTurn("ada", () => promise));
+    first.resolve("a");
+    await turns[0]!;
+    let begun = false;
+    const third = inTurn("ada", async () => { begun = true; });
+    await Bun.sleep(1);
+    expect(begun).toBe(false);
+    second.resolve("b");
+    await third;
+    expect(begun).toBe(true);
+  });
+
   test("go on after one that fails, and the failure is its caller's alone", async () => {
     const inTurn = queueByPerson();
     const failing = inTurn("ada", () => Promise.reject(new Error("no")));

@@ -374,6 +374,23 @@ describe.skipIf(!postgresIsHere)("A Postgres", () => {
     expect(opening.structuredContent).toMatchObject({ state: { mood: null, notes: {} } });
   });
 
+  test("person who is back as somebody new while they are erased is left alone", async () => {
+    const { place, store } = await at();
+    const { use } = await (await gateway({ store })).enter();
+    await place.rows(`create function back() returns trigger language plpgsql as
+      $$ begin
+        insert into users (id) values (old.id);
+        insert into user_state (user_id, state, version) values (old.id, '{}', 'new');
+        return old;
+      end $$`);
+    await place.rows(`create trigger elsewhere after delete on users
+      for each row execute function back()`);
+    const { confirm } = (await use("user_forget_me")).structuredContent!;
+    const erased = await use("user_forget_me", { confirm });
+    expect(erased.structuredContent).toMatchObject({ forgotten: true });
+    expect(await store.read("local|ada")).toMatchObject({ version: "new" });
+  });
+
   describe("row that somebody holds", () => {
     /** Somebody else's transaction, until it is let go. */
     async function held(place: Place, ...statements: string[]) {
@@ -406,6 +423,18 @@ describe.skipIf(!postgresIsHere)("A Postgres", () => {
       await letGo();
       await Bun.sleep(100); // in which a late one would be written
       expect(await store.read(id)).toEqual(row);
+    });
+
+    test.concurrent("makes an erasing wait no longer: what can be erased is", async () => {
+      const { place, store } = await at();
+      const { id, row } = await known(store);
+      const letGo = await held(place, `select * from users where id = '${id}' for update`);
+      const asked = performance.now();
+      expect(await store.forget(id, row.version)).toBe(true);
+      expect(performance.now() - asked).toBeLessThan(1_500);
+      expect(await waiting(place)).toBe(0);
+      await letGo();
+      expect(await store.read(id)).toMatchObject({ state: {}, receipts: [], version: "" });
     });
 
     test.concurrent("keeps nobody else waiting, though twelve of them are asked for", async () => {
@@ -523,10 +552,20 @@ describe("A SQLite file", () => {
       longest = Math.max(longest, performance.now() - from);
     }
     expect(longest).toBeLessThan(200);
+    await Bun.sleep(400); // longer than one statement has patience
     expect(isDone).toBe(false);
     await writer.release();
     expect((await waiting).structuredContent!.state.mood).toBe("calm");
     await store.close();
+  });
+
+  test.concurrent("that another program is writing to is opened once it lets go", async () => {
+    const path = join(await scratch(), "test.sqlite");
+    const writer = await busyWriter(path);
+    const opening = sqliteStore(path);
+    await Bun.sleep(200);
+    await writer.release();
+    await (await opening).close();
   });
 
   test.concurrent("can be opened and written by two programs at the same moment", async () => {

@@ -215,14 +215,14 @@ export async function postgresServer(): Promise<PostgresServer> {
   const folder = await mkdtemp(join(tmpdir(), "connector-pg-"));
   await chmod(folder, 0o755);
   let { initdb, postgres: server } = binaries;
-  if (asRoot) {
-    // The clone may be in a folder that only root can enter.
+  if (spawnSync(initdb, ["--version"], user).status !== 0) {
+    // The clone is in a folder that only root can enter, or came without the right to run it.
     await cp(join(initdb, "../.."), join(folder, "native"), { recursive: true, verbatimSymlinks: true });
     [initdb, server] = [join(folder, "native/bin/initdb"), join(folder, "native/bin/postgres")];
     spawnSync("chmod", ["-R", "a+rX", join(folder, "native")]);
-    await chown(folder, 65_534, 65_534);
+    for (const binary of [initdb, server]) await chmod(binary, 0o755);
   }
-  for (const binary of [initdb, server]) await chmod(binary, 0o755).catch(() => {});
+  if (asRoot) await chown(folder, 65_534, 65_534);
   const data = join(folder, "data");
   const made = spawnSync(initdb, ["-D", data, "-U", "reader", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C"], { ...user, encoding: "utf8", cwd: folder });
   if (made.status !== 0) throw new Error(`initdb: ${made.stderr || made.error}`);

@@ -2,24 +2,22 @@
 // the tests that hold it. Every mutant has to die, by a test that says so. The table goes into
 // TESTING.md (`--check`: only compares). A word as an argument picks the rows that contain it.
 
-import { cp, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { mkdtempSync, rmSync } from "node:fs";
+import { chmod, cp, mkdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { MAIN_MUTANTS, type Mutant } from "./mutants-main.ts";
+import { MOCK_AUTH_MUTANTS } from "./mutants-mock-auth.ts";
 
 const ROOT = join(import.meta.dir, "../..");
-const COPIED = ["main.ts", "mock-auth.ts", "package.json", "bunfig.toml", "tsconfig.json", "seed"];
-const ALSO = ["README.md", "AGENTS.md", ".env.example", "test"];
+const COPIED = ["main.ts", "mock-auth.ts", "package.json", "bunfig.toml", "tsconfig.json", "seed",
+  "README.md", "AGENTS.md", ".env.example", "test"];
 const BEGIN = "<!-- mutants: written by `bun run mutants` -->";
 const END = "<!-- /mutants -->";
 
 interface Row extends Mutant {
   file: string;
 }
-const mockAuth = "./mutants-mock-auth.ts";
-const { MOCK_AUTH_MUTANTS } = (await import(mockAuth).catch(() => ({ MOCK_AUTH_MUTANTS: [] }))) as {
-  MOCK_AUTH_MUTANTS: Mutant[];
-};
 const all: Row[] = [
   ...MAIN_MUTANTS.map((mutant) => ({ ...mutant, file: "main.ts" })),
   ...MOCK_AUTH_MUTANTS.map((mutant) => ({ ...mutant, file: "mock-auth.ts" })),
@@ -28,41 +26,50 @@ const check = process.argv.includes("--check");
 const word = process.argv.slice(2).find((argument) => argument !== "--check");
 const rows = word ? all.filter((row) => JSON.stringify(row).includes(word)) : all;
 
-const copies: string[] = [];
+/** Everything that a run makes is in here, also what the tests make, and goes with it. */
+const folder = mkdtempSync(join(tmpdir(), "connector-mutants-"));
+process.on("exit", () => rmSync(folder, { recursive: true, force: true, maxRetries: 5 }));
+for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => process.exit(1));
+await chmod(folder, 0o755); // PostgreSQL, which does not run as root, has to get in
+
 /** A copy of the project, to be mutated. */
-async function copyProject(): Promise<string> {
-  const copy = await mkdtemp(join(tmpdir(), "connector-mutant-"));
-  copies.push(copy);
-  for (const name of [...COPIED, ...ALSO]) {
-    await cp(join(ROOT, name), join(copy, name), { recursive: true });
-  }
-  await symlink(join(ROOT, "node_modules"), join(copy, "node_modules"), "dir");
+async function copyProject(name: string): Promise<string> {
+  const copy = join(folder, name);
+  for (const part of COPIED) await cp(join(ROOT, part), join(copy, part), { recursive: true });
+  await symlink(join(ROOT, "node_modules"), join(copy, "node_modules"), "junction");
   return copy;
 }
-/** The name of the first test that fails in there; undefined if all pass. */
+/** The name of the first test that fails in there; undefined if all pass. After a failure
+ *  `bun test` cleans nothing up: its processes end with it, and its files are removed here. */
 async function firstFailure(copy: string, tests: string, only = ""): Promise<string | undefined> {
+  const TMPDIR = join(copy, "tmp");
+  await mkdir(TMPDIR);
   const which = only ? ["--test-name-pattern", only] : [];
-  const command = ["bun", "test", "--bail", "--timeout", "60000", ...which, `./${tests}`];
-  const run = Bun.spawn(command, {
+  const how = ["--no-orphans", "--bail", "--timeout", "60000"];
+  const run = Bun.spawn(["bun", "test", ...how, ...which, `./${tests}`], {
     cwd: copy,
     stdout: "ignore",
     stderr: "pipe",
-    env: { ...process.env, FORCE_COLOR: "0" },
+    env: { ...process.env, FORCE_COLOR: "0", TMPDIR },
   });
   const [said, code] = await Promise.all([new Response(run.stderr).text(), run.exited]);
+  await rm(TMPDIR, { recursive: true, force: true, maxRetries: 5 });
   if (code === 0) return undefined;
   const failed = said.match(/^\(fail\) (.*?)( \[[\d.]+m?s\])?$/m)?.[1];
   if (!failed) throw new Error(`the tests did not run: ${said.trim().slice(-200)}`);
   return failed;
 }
-/** Runs jobs on all cores, each with a copy of its own. */
+/** Runs jobs on all cores, each with a copy of its own; the last copy takes them from the end,
+ *  where those are that wait more than they work. */
 async function inParallel<T>(jobs: T[], work: (copy: string, job: T) => Promise<void>) {
   const left = [...jobs];
-  await Promise.all(Array.from({ length: Math.max(2, availableParallelism()) }, async () => {
-    const copy = await copyProject();
-    for (let job = left.shift(); job !== undefined; job = left.shift()) await work(copy, job);
+  await Promise.all(copies.map(async (copy, index) => {
+    const next = () => (index === copies.length - 1 ? left.pop() : left.shift());
+    for (let job = next(); job !== undefined; job = next()) await work(copy, job);
   }));
 }
+const names = Array.from({ length: availableParallelism() + 1 }, (_, n) => `copy-${n}`);
+const copies = await Promise.all(names.map(copyProject));
 
 const problems: string[] = [];
 const killers = new Map<Row, string>();
@@ -84,20 +91,18 @@ async function kill(copy: string, row: Row): Promise<void> {
   }
 }
 
-try {
-  // A test that fails anyway would kill every mutant.
-  const needed = new Map(rows.map((row) => [`${row.tests} ${row.only ?? ""}`, row]));
-  await inParallel([...needed.values()], async (copy, { tests, only }) => {
-    const failed = await firstFailure(copy, tests, only).catch(({ message }) => message as string);
-    if (failed) problems.push(`${tests} fails without a mutant: ${failed}`);
-  });
-  await inParallel(rows, (copy, row) =>
-    kill(copy, row).catch(({ message }) => {
-      problems.push(`${row.file}: ${row.attack} (${row.tests}): ${message}`);
-    }));
-} finally {
-  for (const copy of copies) await rm(copy, { recursive: true, force: true });
-}
+const isSlow = ({ tests }: Mutant) => tests.includes("/proof/");
+const slowLast = rows.toSorted((a, b) => Number(isSlow(a)) - Number(isSlow(b)));
+// A test that fails anyway would kill every mutant.
+await inParallel([...Map.groupBy(slowLast, ({ tests }) => tests)], async (copy, [tests, held]) => {
+  const only = held.every(({ only }) => only) && [...new Set(held.map(({ only }) => only))].join("|");
+  const failed = await firstFailure(copy, tests, only || "").catch(String);
+  if (failed) problems.push(`${tests} fails without a mutant: ${failed}`);
+});
+await inParallel(slowLast, (copy, row) =>
+  kill(copy, row).catch(({ message }) => {
+    problems.push(`${row.file}: ${row.attack} (${row.tests}): ${message}`);
+  }));
 
 const cell = (text: string) => text.trim().replaceAll("|", "¦").replaceAll(/\s+/g, " ");
 const line = (row: Row) => {

@@ -105,6 +105,16 @@ describe.each([["", ""], [" over TLS", "?sslmode=require"]])("A network%s", (_, 
       await until(() => network.open.size === 0, 2_000);
     });
 
+  test.concurrent("that hangs up after many calls is knocked at no more often", async () => {
+    const { network, store } = await behindNetwork(tls);
+    await Promise.all(many(30).map(() => store.ping()));
+    network.turn("hangs up");
+    await Bun.sleep(50);
+    network.knocks = 0;
+    await expect(store.read("ada")).rejects.toThrow();
+    expect(network.knocks).toBe(1);
+  });
+
   test.concurrent("that says nothing for a long time has few connections, and no rush afterwards",
     async () => {
     const { network, store } = await behindNetwork(tls);
