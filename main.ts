@@ -51,7 +51,9 @@ export interface App<State extends object = object> {
   rules: string;
   persona: string;
   reminder: string; // one line beside each result of its own tools
-  State: z.ZodType<State>; // what is kept for a person: an object, with all its limits
+  /** What is kept for a person and told to the model: an object, with all its limits. What was
+   *  saved has to fit it later, too: give a field that you add a default. */
+  State: z.ZodType<State>;
   empty: State;
   summarize(state: State): string; // one line
   describe(change: ChangedUnit): string; // one change, in words
@@ -84,11 +86,14 @@ export interface Tool<Context = object> {
   input: z.ZodObject;
   output: z.ZodObject;
   reminder?: string;
-  undoable?: boolean; // false: what it changes can't be taken back by user_undo
+  /** False: its changes are final. One that shares a thing with them can't be undone either, so
+   *  such a tool changes nothing else. */
+  undoable?: boolean;
   run(args: Json, context: Context): Promise<object>;
 }
-/** An entry of the menu. What `run` takes and returns is held to `input` and `output`, here by
- *  the compiler and at each call by the gate. */
+/** An entry of the menu. What `run` takes and returns is held to `input` and `output`: here by the
+ *  compiler, and at each call by the gate, which lets no other field out. So `output` names what
+ *  may be told: not the schema of an entry that holds a secret. */
 export function tool<In extends z.ZodRawShape, Out extends z.ZodRawShape, Context>(
   entry: Omit<Tool, "input" | "output" | "run"> & {
     input: In;
@@ -640,7 +645,8 @@ with the new session key.`);
   const result = await withDeadline(arrived + TOOL_MS, () => tool.run(data, context));
   // A field that the menu doesn't promise (a quiz's right answers) never goes out.
   const checked = tool.output.safeParse(result);
-  if (checked.error) throw new Fault("the result is not what the tool's output schema says");
+  const field = String(checked.error?.issues[0]?.path[0] ?? "a field that it does not name");
+  if (checked.error) throw new Fault(`not what the tool's output schema says: ${field}`);
   return { ...checked.data, reminder: tool.reminder ?? server.app.reminder };
 }
 
@@ -797,9 +803,10 @@ since when they are known here.`,
     reminder: "These are the newest changes on record; there may be older ones.",
     run: async ({ limit }, { memory }: CallContext) => {
       const receipts = (await memory.row())?.receipts.slice(0, limit) ?? [];
-      const actions = receipts.map(({ id, at, tool, undone, ref, undoes, changes }) => {
+      const actions = receipts.map(({ id, at, tool, undone, ref, undoable, undoes, changes }) => {
         const words = changes.map((change) => app.describe(change)).join("; ");
-        const summary = clip(`${undoes ? "undo: " : ""}${words}`, 150);
+        const kind = undoes ? "undo: " : undoable ? "" : "final: ";
+        const summary = clip(`${kind}${words}`, 150);
         return { id, at, tool, summary, undone, ref };
       });
       return { actions };
@@ -1031,9 +1038,13 @@ function menuOf({ tools }: Server) {
   const reminder = z.string();
   return [...tools].map(([name, { title, description, annotations, input, output }]) => {
     const asked = OPEN_TOOLS.includes(name) ? input : input.extend({ session });
-    const inputSchema = z.toJSONSchema(asked, { io: "input" }) as Schema;
-    const outputSchema = z.toJSONSchema(output.extend({ reminder })) as Schema;
-    return { name, title, description, annotations, inputSchema, outputSchema };
+    try {
+      const inputSchema = z.toJSONSchema(asked, { io: "input" }) as Schema;
+      const outputSchema = z.toJSONSchema(output.extend({ reminder })) as Schema;
+      return { name, title, description, annotations, inputSchema, outputSchema };
+    } catch {
+      throw new StartError(`Cannot start: the schemas of ${name} can't be said in JSON.`);
+    }
   });
 }
 type Schema = mcp.Tool["inputSchema"];
@@ -1151,12 +1162,13 @@ function putBack(state: object, { key, entry, before }: ChangedUnit) {
 
 /** The change to take back. @throws Refusal if there is none, or a later one stands in the way. */
 function undoTarget(receipts: Receipt[], actionId?: string) {
-  const at = receipts.findIndex(({ id, undone, undoable }) =>
-    actionId !== undefined ? id === actionId : !undone && undoable);
+  const at = receipts.findIndex(({ id, undone, undoes }) =>
+    actionId !== undefined ? id === actionId : !undone && !undoes);
   const target = receipts[at];
   if (!target || target.undone) throw new Refusal("action", `There is no such action to undo; \
 user_list_actions lists what can be undone.`);
-  if (!target.undoable) throw new Refusal("action", "That change is final: it can't be undone.");
+  if (!target.undoable) throw new Refusal("action", `That change is final: it \
+can't be undone. An earlier one can be named by its id.`);
   const standing = receipts.slice(0, at).filter(({ undone, undoes }) => !undone && !undoes);
   const later = new Set(standing.flatMap(({ changes }) => changes.map(nameOfUnit)));
   if (target.changes.some((unit) => later.has(nameOfUnit(unit)))) {

@@ -175,7 +175,7 @@ test("each change is on record, newest first, with the ref of its log line", asy
   await ada.good("user_seal", { name: "c" });
   const actions = await ada.actions();
   expect(actions.map((one) => [one.tool, plain(one), one.undone])).toEqual([
-    ["user_seal", "c is sealed", false],
+    ["user_seal", "final: c is sealed", false],
     ["user_write", "mood is null; a is gone", false],
     ["user_write", "a is x; b is y", false],
     ["user_write", "mood is calm", false],
@@ -362,15 +362,17 @@ test("an undo that the limits of the state forbid is refused, until there is roo
   expect(Object.keys((await ada.undo(removal)).state.notes).length).toBe(20);
 });
 
-test("what is not undoable is skipped, refused by name, and stays so for good", async () => {
+test("what is final is refused, by name or as the newest, and stays so for good", async () => {
   const ada = await person();
   await ada.write({ notes: { a: "x" } });
   const { id: written } = await newest(ada);
   await ada.good("user_seal", { name: "b" });
   const { id: sealed } = await newest(ada);
   expect(await ada.refusal("user_undo", { action_id: sealed })).toContain("final");
-  expect(await ada.undo()).toMatchObject({ undone: written, state: { notes: { b: "sealed" } } });
-  expect(await ada.refusal("user_undo")).toContain("no such action");
+  expect(await ada.refusal("user_undo")).toContain("final"); // never an earlier one instead
+  const state = { notes: { b: "sealed" } };
+  expect(await ada.undo(written)).toMatchObject({ undone: written, state });
+  expect(await ada.refusal("user_undo")).toContain("final");
 
   const { undoable: _, ...seal } = sampleApp.tools.user_seal!; // renamed, and no longer final
   const app: App<typeof EMPTY> = { ...sampleApp, tools: { user_stamp: seal } };

@@ -55,14 +55,16 @@ class Model {
   /** What is taken back, or which words say why not. */
   undo(id: string | undefined): Made | RegExp {
     const canBe = ({ isUndo, isFinal, undone }: Made) => !isUndo && !isFinal && !undone;
-    const target = id === undefined ? this.made.findLast(canBe)
+    const target = id === undefined
+      ? this.made.findLast(({ isUndo, undone }) => !isUndo && !undone)
       : this.made.find((one) => one.id === id);
     if (!target || target.undone) return /no such action/;
     if (!canBe(target)) return /can't be undone/;
     const later = this.made.slice(this.made.indexOf(target) + 1)
       .filter(({ isUndo, undone }) => !isUndo && !undone);
     const touched = later.flatMap(({ steps }) => steps.map(({ cell }) => cell));
-    if (target.steps.some(({ cell }) => touched.includes(cell))) return /later change touched/;
+    const isCovered = target.steps.some(({ cell }) => touched.includes(cell));
+    if (isCovered) return /while a later change to the same thing stands/;
     target.undone = true;
     this.apply(target.steps.map(({ cell, from }) => [cell, from]), { isUndo: true });
     return target;
