@@ -64,7 +64,8 @@ export interface App<State extends object = object> {
 export interface ToolContext<State extends object = object> {
   memory: {
     read(): Promise<State>;
-    /** Keeps what `decide` makes of the state. It may be called again: it must only compute. */
+    /** Keeps what `decide` makes of the state; a Refusal that it throws keeps nothing. It may be
+   *  called again, so it must only compute. */
     change(decide: (state: State) => State): Promise<State>;
   };
 }
@@ -1244,7 +1245,7 @@ function memoryOf({ app, store, inTurn }: Server, call: Call) {
     const found = await known();
     if (!found) return undefined; // erased a moment ago
     const before = stateOf(app, found);
-    const [next, undoes] = decide(before, found.receipts);
+    const [next, undoes] = decide(structuredClone(before), found.receipts); // it may write into it
     const { data: state, error } = app.State.safeParse(next);
     if (error) throw new Refusal("state", `${complaint(error)}.`);
     const result = { state, undone: undoes ?? "" };
@@ -1436,6 +1437,7 @@ export async function sqliteStore(path: string): Promise<Store> {
   await patiently(START_MS, () => db.run(`
     pragma journal_mode = wal;   -- who reads does not wait for who writes
     pragma synchronous = full;   -- an acknowledged save outlives a power cut
+    pragma secure_delete = on;   -- what was erased is not in the file any more
     pragma foreign_keys = on;`));
   return openStore({
     kind: "sqlite",

@@ -2,7 +2,8 @@
 
 import { describe, expect, test } from "bun:test";
 import { z } from "zod";
-import { type App, changedUnits, queueByPerson, type Receipt } from "../main.ts";
+import { type App, changedUnits, queueByPerson, type Receipt, tool } from "../main.ts";
+import type { ToolContext } from "../main.ts";
 import { type Notebook, sampleApp } from "./sample-app.ts";
 import { gateway } from "./support.ts";
 
@@ -363,4 +364,24 @@ describe("A person's changes", () => {
     const kept = receipts.map(({ changes }: Receipt) => Number(changes[0]!.after));
     expect(kept.toSorted((a, b) => a - b)).toEqual(Array.from({ length: 40 }, (_, n) => n));
   });
+});
+
+test("a tool that writes into the state it was given is kept, with its receipt", async () => {
+  const scribble = tool({
+    ...sampleApp.tools.user_seal!,
+    undoable: true,
+    input: {},
+    output: { state: sampleApp.State },
+    run: async (_, { memory }: ToolContext<Notebook>) => ({
+      state: await memory.change((state) => {
+        state.notes.wall = "scribbled";
+        return state;
+      }),
+    }),
+  });
+  const at = await gateway({ app: { ...sampleApp, tools: { user_scribble: scribble } } });
+  const { use } = await at.enter();
+  await use("user_scribble");
+  expect((await use("user_get_state")).structuredContent!.state.notes).toEqual({ wall: "scribbled" });
+  expect((await use("user_undo")).structuredContent!.state.notes).toEqual({});
 });
