@@ -151,8 +151,10 @@ interface Client {
 }
 
 const ClientMetadata = z.object({
-  // \p{C}: what is not seen, and may turn the text around it
-  client_name: z.string().max(200).transform((name) => name.replace(/\p{C}/gu, "")).optional(),
+  // \p{C} and \p{DI}: what is not seen, and may turn the text around it
+  client_name: z.string().max(200)
+    .transform((name) => name.replace(/[\p{C}\p{DI}]/gu, "").trim())
+    .optional(),
   // one that can't be used does not sink the others
   redirect_uris: z.array(z.unknown()).min(1).max(20).transform((uris) => uris.filter(isRedirect)),
   token_endpoint_auth_method: z.string().optional(),
@@ -188,7 +190,8 @@ function isRedirect(uri: unknown): uri is string {
   return isAddress && !ACTS_HERE.includes(url.protocol) && !url.protocol.startsWith("ms-");
 }
 const ACTS_HERE = `javascript: vbscript: data: blob: about: view-source: file: filesystem: jar:
-  chrome: intent: ws: wss: ftp: smb: mailto: tel: sms: search: search-ms:`.split(/\s+/);
+  chrome: chrome-extension: moz-extension: resource: devtools: intent: itms-services: ws: wss: ftp:
+  shell: cmd: telnet: ldap: vnc: afp: nfs: smb: mailto: tel: sms: search: search-ms:`.split(/\s+/);
 
 /** The same, but for the port on this machine, which an app picks as it goes (RFC 8252, 7.3). */
 function isSameRedirect(known: string, given: string): boolean {
@@ -203,12 +206,13 @@ async function findClient(service: Service, id: string, redirectUri: string): Pr
   return { id, name: client.name, redirectUris: client.redirectUris };
 }
 
-async function findClientAtUrl({ tunnel }: Service, id: string, redirectUri: string) {
+async function findClientAtUrl({ issuer, tunnel }: Service, id: string, redirectUri: string) {
   const url = URL.parse(id);
   const isPlain = url?.href === id && !id.includes("#") && !url.username && !url.password;
   const mayFetch = id.startsWith("https:") || (!tunnel && isLoopback(hostOf(id)));
-  if (!isPlain || !mayFetch || url.pathname === "/") {
-    refuse("invalid_client", "client_id is not the https URL of a document");
+  // Of our own origin, we would ask ourselves, and that request could make us ask again.
+  if (!isPlain || !mayFetch || url.pathname === "/" || placeOf(id) === placeOf(issuer)) {
+    refuse("invalid_client", "client_id is not the https URL of a document elsewhere");
   }
   const fetched = Promise.race([fetchDocument(url, tunnel), Bun.sleep(3_000)]);
   const text = await fetched.catch((problem) => {
@@ -225,20 +229,28 @@ async function findClientAtUrl({ tunnel }: Service, id: string, redirectUri: str
     client_id: z.literal(id),
     client_secret: z.never().optional(),
   }).safeParse(await parseJson(text));
-  // private_key_jwt, which ChatGPT's document names, passes: redirect and PKCE hold either way.
+  // private_key_jwt, which ChatGPT's document names, passes without the assertion that a real
+  // service demands: redirect and PKCE hold either way.
   if (!data || data.token_endpoint_auth_method?.startsWith("client_secret")) {
     refuse("invalid_client", "that document is not about this client_id, or not of a public app");
   }
   return { id, name: data.client_name || url.hostname, redirectUris: data.redirect_uris };
 }
 
+/** Host and port: this machine is one place, whatever it is called. */
+const placeOf = (url: string) =>
+  URL.parse(url)?.host.replace(/^(localhost|127[.\d]+|\[::1\])/, "here");
+
 /** @throws Refused when what is there is no document, and other errors when nothing is. */
 async function fetchDocument(url: URL, publicOnly: boolean): Promise<string> {
-  // Strangers choose this URL, and it must not lead into our network. Called is the very address
-  // that was checked: asked again, the name's owner could give another.
+  // Strangers choose this URL, and it must not lead into our network; locally, an app on this
+  // machine may have its document here. Called is the very address that was checked: asked again,
+  // the name's owner could give another.
   const servername = url.hostname.replace(/^\[|\]$/g, "");
   const { address, family } = await dns.lookup(servername, { order: "ipv4first" });
-  if (publicOnly && !isPublic(address)) throw new Error("not a public address");
+  if (!isPublic(address) && (publicOnly || !isLoopback(address))) {
+    throw new Error("neither public nor of this machine");
+  }
   const target = new URL(url);
   target.hostname = family === 6 ? `[${address}]` : address;
   const response = await fetch(target, {
@@ -276,6 +288,8 @@ function isPublic(address: string): boolean {
 // ---- 3. GET /authorize --------------------------------------------------------------------------
 // OAuth 2.1, section 4.1. Until it is known that the redirect_uri is the app's own, a problem is
 // shown to the person and sent to nobody: else any link could send people anywhere by way of us.
+// After that, a problem goes to that redirect_uri without a click. Anybody may register one, so a
+// link can still send people to an address that somebody registered.
 
 /** What a person is asked to allow. */
 interface Ask extends Back {
@@ -362,8 +376,9 @@ const browserOf = (request: Request) =>
 
 // ---- 4. POST /authorize -------------------------------------------------------------------------
 // A person has read the page and pressed a button. Of the form nothing is believed but what they
-// chose; the rest comes out of the ticket. What they ticked is all that the app gets, and one page
-// buys one code, however often it is sent.
+// chose; the rest comes out of the ticket. Of the scopes on the page, the app gets those that were
+// ticked; what it asked for besides (offline_access, what the gateway wants in every token) is
+// granted unasked. One page buys one code, however often it is sent.
 
 async function decide(service: Service, request: Request): Promise<Response> {
   const form = await formOf(request);
@@ -373,7 +388,7 @@ async function decide(service: Service, request: Request): Promise<Response> {
     refuse("invalid_request", "this page is too old, or was not made for this browser", 403);
   }
   if (fields.decision === "deny") return sendBack(service, ask, { error: "access_denied" });
-  const name = fields.name?.trim() ?? "";
+  const name = plainName(fields.name ?? "");
   const ticked = form.getAll("scope").filter((scope) => service.choices.has(scope));
   const problem = await problemOf(service, fields, name, ticked);
   if (problem) return consentPage(service, request, ask, { problem, name, ticked });
@@ -406,10 +421,14 @@ async function problemOf(service: Service, fields: Fields, name: string, ticked:
   return undefined;
 }
 
-const NAME = /^[^\p{C}]{1,64}$/u; // nothing unseen in it: two that look the same are the same
-const isName = (text: string) => NAME.test(text) && text.trim() === text;
+// One spelling for each name, and nothing unseen in it. Letters of two alphabets can still
+// look alike.
+const NAME = /^[^\p{C}\p{DI}]{1,64}$/u;
+const plainName = (text: string) => text.normalize("NFKC").trim();
+const isName = (text: string) => NAME.test(text) && plainName(text) === text;
 
-/** A wrong passphrase costs a second more each time, and at most eight can wait at once. */
+/** A wrong passphrase costs a second more each time, and at most eight can wait at once. That slows
+ *  a person down; what keeps strangers out is the passphrase, by default 64 random bits. */
 async function isWelcome(service: Service, { passphrase = "" }: Fields): Promise<boolean> {
   const { tunnel, guesses } = service;
   if (!tunnel) return true;
@@ -431,9 +450,11 @@ async function isWelcome(service: Service, { passphrase = "" }: Fields): Promise
 }
 
 // ---- 5. POST /token -----------------------------------------------------------------------------
-// OAuth 2.1, sections 3.2 and 4.3. The danger is a code or a refresh token that somebody copied on
-// its way. So each belongs to one app, a code also to one redirect_uri and one PKCE verifier, and
-// each is one step of a sign-in: when a step that was taken comes back, the sign-in ends.
+// OAuth 2.1, sections 3.2, 4.1.3 and 4.3. The danger is a code or a refresh token that somebody
+// copied on its way. So each belongs to one app, a code also to one redirect_uri and one PKCE
+// verifier, and each is one step of a sign-in: when a step that was taken comes back, the sign-in
+// ends. Which ones ended is kept in memory: a restart forgets it, and their refresh tokens are good
+// again. A bigger service keeps the steps in its database.
 
 const PAGE_ANSWERED = 1;
 const CODE_REDEEMED = 2; // the first refresh token is step 3, its successor 4, …
@@ -461,28 +482,29 @@ async function exchange(service: Service, request: Request): Promise<Response> {
   }
   checkResource(service, fields);
   const grantType = need("grant_type");
-  if (grantType === "authorization_code") return redeemCode(service, need);
+  if (grantType === "authorization_code") return redeemCode(service, need, fields.redirect_uri);
   if (grantType === "refresh_token") return refresh(service, need, fields.scope);
   return refuse("unsupported_grant_type", "grant_type takes authorization_code or refresh_token");
 }
 
 type Need = (name: string) => string;
 
-async function redeemCode(service: Service, need: Need): Promise<Response> {
-  const verifier = need("code_verifier");
-  const [clientId, redirectUri] = [need("client_id"), need("redirect_uri")];
+/** OAuth 2.1 has no redirect_uri here, OAuth 2.0 has: it counts when it is sent. */
+async function redeemCode(service: Service, need: Need, redirectUri?: string): Promise<Response> {
+  const [verifier, clientId] = [need("code_verifier"), need("client_id")];
   const code = await unseal(service, "code", need("code"));
   if (!code) refuse("invalid_grant", "this code is unknown or over");
+  const isProven = /^[\w.~-]{43,128}$/.test(verifier) && sha256(verifier) === code.challenge;
+  const isElsewhere = redirectUri && redirectUri !== code.redirectUri;
+  // First of all: else whoever has the code, but not the verifier, could end its owner's sign-in.
+  if (!isProven || isElsewhere || code.clientHash !== sha256(clientId)) {
+    refuse("invalid_grant", "this code was given for another app, redirect_uri or code_verifier");
+  }
   const taken = service.steps.get(code.signIn);
-  // One try, also when it fails below. At a second one, somebody else has the code.
+  // One try. At a second one, somebody else has the code and its verifier.
   service.steps.set(code.signIn, taken === PAGE_ANSWERED ? CODE_REDEEMED : ENDED);
   if (taken !== PAGE_ANSWERED) refuse("invalid_grant", "this code was used: what it gave is void");
   if (code.expires <= secondsNow()) refuse("invalid_grant", "this code is over");
-  const isProven = /^[\w.~-]{43,128}$/.test(verifier) && sha256(verifier) === code.challenge;
-  const isItsApp = code.clientHash === sha256(clientId) && code.redirectUri === redirectUri;
-  if (!isProven || !isItsApp) {
-    refuse("invalid_grant", "this code was given for another app, redirect_uri or code_verifier");
-  }
   const { signIn, clientHash, sub, scope } = code;
   const step = CODE_REDEEMED + 1;
   const grant = { signIn, clientHash, sub, scope, step, resource: service.resourceUrl };
@@ -491,7 +513,8 @@ async function redeemCode(service: Service, need: Need): Promise<Response> {
 
 /** Rotation with a grace, since hosts refresh in parallel and answers are lost: a token is good
  *  until its successor is first used. Then it is refused, and the one before it ends the sign-in
- *  (RFC 9700, section 4.14.2). A bigger service keeps the steps in its database. */
+ *  (RFC 9700, section 4.14.2). The price: all successors of one token are good, so a thief who
+ *  refreshes in turn with the owner is not noticed until one of them falls two steps behind. */
 async function refresh(service: Service, need: Need, wanted?: string): Promise<Response> {
   const { steps, resourceUrl, choices } = service;
   const clientId = need("client_id");
@@ -619,10 +642,10 @@ export async function mockAuth(options: MockAuthOptions): Promise<Handler> {
 /** Something stands between the caller and us, so the caller may be anywhere. A tunnel that hides
  *  behind a local Host would else let strangers in without the passphrase. */
 export function isForwarded(request: Request): boolean {
-  const names = [...request.headers.keys()];
-  return names.some((name) => PROXIES.test(name) || name.endsWith("client-ip"));
+  return [...request.headers.keys()].some((name) => PROXIES.test(name));
 }
-const PROXIES = /^(forwarded|via|cdn-loop|(x-(forwarded|original|real|envoy)|cf|fly)-.+)$/;
+const PROXIES =
+  /forwarded|^(via$|cdn-loop|(x-(original|real|envoy|amzn)|cf|fly|ngrok|tailscale)-)|(-|client)ip$/;
 const FORWARDED = "this came through a proxy: start with the https RESOURCE_URL of the proxy";
 
 /** @throws what is not a refusal. */

@@ -241,11 +241,18 @@ describe("a host app that does everything right", () => {
 
   test("sends a parameter without a value, which counts as not sent (RFC 6749, section 3.1)", async () => {
     const code = await newCode(local, app, { resource: "", scope: "", response_mode: "", prompt: "" });
-    const answer = await redeem(local, app, code, { resource: "", client_secret: "" });
+    const answer = await redeem(local, app, code, { resource: "", client_secret: "", redirect_uri: "" });
     expect(answer.status).toBe(200);
     const service = await open({ scopes: ["extra"] });
     const { refresh_token } = await signIn(service, app, { scope: "extra" });
     expect((await refresh(service, app, refresh_token, { scope: "" })).status).toBe(200);
+  });
+
+  test("may leave redirect_uri out at /token, where OAuth 2.1 has none; PKCE holds as before", async () => {
+    const code = await newCode(local, app);
+    const wrong = { redirect_uri: undefined, code_verifier: "x".repeat(43) };
+    expect(await errorOf(await redeem(local, app, code, wrong))).toEqual([400, "invalid_grant"]);
+    expect((await redeem(local, app, code, { redirect_uri: undefined })).status).toBe(200);
   });
 
   test("has a minute for the code", async () => {
@@ -299,6 +306,8 @@ describe("redirect URIs", () => {
     ["script", "javascript:alert(1)"],
     ["script that looks like an address", "javascript://localhost/%0aalert(1)"],
     ["another app of the phone", "intent://app.example/"],
+    ...["shell", "cmd", "telnet", "ldap", "vnc", "afp", "nfs", "itms-services", "chrome-extension", "moz-extension", "resource", "devtools"]
+      .map((scheme): [string, string] => ["something that this machine does", `${scheme}://app.example/callback`]),
     ["http to elsewhere", "http://app.example/callback"],
     ["http to a name that begins like ours", "http://localhost.app.example/callback"],
     ["a name in front", "https://user@app.example/callback"],
@@ -335,8 +344,13 @@ describe("redirect URIs", () => {
   });
 });
 
+test.each([["spaces", "  \u2003 "], ["nothing to be seen", "\u200b\u3164\u00ad"]])("an app whose name is %s goes by none", async (_, client_name) => {
+  const made = await registration(await postJson(local, "/mock-auth/register", { redirect_uris: [CALLBACK], client_name }));
+  expect(made.client_name).toBe("An app without a name");
+});
+
 test("an app's name loses what is not seen and may turn the text around it", async () => {
-  const made = await registration(await postJson(local, "/mock-auth/register", { redirect_uris: [CALLBACK], client_name: "Clau\u202ede\u0007\u200b" }));
+  const made = await registration(await postJson(local, "/mock-auth/register", { redirect_uris: [CALLBACK], client_name: " Clau\u202ede\u0007\u200b\u3164 " }));
   expect(made.client_name).toBe("Claude");
   expect((await consentPage(local, goodRequest(made.client_id))).text).toContain("Let Claude use Notes");
 });
@@ -511,6 +525,9 @@ describe("the consent page", () => {
   test("takes a name without the spaces around it", async () => {
     expect(decodeJwt((await signIn(local, app, {}, { name: "  Ada Lovelace " })).access_token).sub).toBe("Ada Lovelace");
   });
+  test.each([["in full width", "Ａｄａ", "Ada"], ["with its accent apart", "Rene\u0301", "Ren\u00e9"]])("takes a name %s for the plain one", async (_, name, sub) => {
+    expect(decodeJwt((await signIn(local, app, {}, { name })).access_token).sub).toBe(sub);
+  });
 });
 
 describe("POST /authorize shows a page and gives no code for", () => {
@@ -535,6 +552,8 @@ describe("POST /authorize shows a page and gives no code for", () => {
     ["a name with NUL", 400, "say who you are", { form: { name: "a\0b" } }],
     ["a name with a bell", 400, "say who you are", { form: { name: "a\u0007b" } }],
     ["a name that turns the text around", 400, "say who you are", { form: { name: "a\u202eb" } }],
+    ["a name with a letter that is never seen", 400, "say who you are", { form: { name: "a\u3164b" } }],
+    ["a name with a mark that is never seen", 400, "say who you are", { form: { name: "a\u034fb" } }],
     ["nothing ticked", 400, "tick what the app may do", { form: { scope: undefined } }],
     ["something ticked that is not on the page", 400, "tick what the app may do", { form: { scope: "everything" } }],
   ])("%s: %i, %s", async (_, status, words, { form = {}, cookie = openPage.cookie, type = "application/x-www-form-urlencoded", later = 0 }) => {
@@ -614,10 +633,12 @@ describe("POST /token with a code refuses", () => {
     ["verifier", { code_verifier: "x".repeat(43) }],
     ["app", { client_id: otherApp }],
     ["redirect_uri", { redirect_uri: "https://evil.example/" }],
-  ])("a code that was tried with a wrong %s, when the right one comes after it", async (_, changes) => {
+  ])("a wrong %s, and who brings one to a copied code ends nothing: neither the first try nor the sign-in", async (_, changes) => {
     const code = await newCode(local, app);
-    expect((await redeem(local, app, code, changes)).status).toBe(400);
-    expect(await errorOf(await redeem(local, app, code))).toEqual([400, "invalid_grant"]);
+    expect(await errorOf(await redeem(local, app, code, changes))).toEqual([400, "invalid_grant"]);
+    const first = await tokensOf(await redeem(local, app, code));
+    expect(await errorOf(await redeem(local, app, code, changes))).toEqual([400, "invalid_grant"]);
+    expect((await refresh(local, app, first.refresh_token)).status).toBe(200);
   });
 
   test.each([0, 300])("a code for the second time, %i seconds later, and takes back what the first one gave", async (seconds) => {
@@ -769,6 +790,8 @@ describe("GET /token", () => {
     ["a sub with spaces around it", "invalid_request", { sub: " a " }],
     ["a sub with NUL", "invalid_request", { sub: "a\0" }],
     ["a sub with a bell", "invalid_request", { sub: "a\u0007" }],
+    ["a sub in full width", "invalid_request", { sub: "Ａｄａ" }],
+    ["a sub with a letter that is never seen", "invalid_request", { sub: "a\u3164b" }],
     ["no aud", "invalid_target", { aud: undefined }],
     ["an aud that is no URL", "invalid_target", { aud: "localhost" }],
     ["an aud elsewhere", "invalid_target", { aud: "https://elsewhere.example/mcp" }],
@@ -819,7 +842,9 @@ describe("through a tunnel", () => {
 
 describe("a request that came through a proxy", () => {
   const names = ["Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Server", "X-Real-IP", "X-Original-Host", "X-Original-Forwarded-For", "Via",
-    "Cf-Connecting-Ip", "Cf-Ray", "CDN-Loop", "True-Client-Ip", "X-Client-IP", "X-Cluster-Client-IP", "Fastly-Client-IP", "Fly-Client-IP", "X-Envoy-External-Address"];
+    "Cf-Connecting-Ip", "Cf-Ray", "CDN-Loop", "True-Client-Ip", "X-Client-IP", "X-Cluster-Client-IP", "Fastly-Client-IP", "Fly-Client-IP", "X-Envoy-External-Address",
+    "X-Forwarded", "X-Real-Port", "Client-IP", "X-Azure-ClientIP", "X-ProxyUser-Ip", "X-NF-Client-Connection-IP", "X-Appengine-User-Ip", "X-Amzn-Trace-Id",
+    "Ngrok-Agent-Ips", "Tailscale-User-Login"];
 
   test.each(names)("with %s is known as one", async (name) => {
     expect(isForwarded(new Request(ORIGIN, { headers: { [name]: "203.0.113.7" } }))).toBe(true);
@@ -838,7 +863,7 @@ describe("a request that came through a proxy", () => {
   });
 
   test("is not one that names a client, as some apps do", () => {
-    const headers = { "x-client-name": "an-app", "x-client-version": "1", origin: ORIGIN, "user-agent": "via", "x-request-id": "1", cookie: "cf-ray=1" };
+    const headers = { "x-client-name": "an-app", "x-client-version": "1", origin: ORIGIN, "user-agent": "via", "x-request-id": "1", "x-zip": "1", "x-client": "1", cookie: "cf-ray=1" };
     expect(isForwarded(new Request(ORIGIN, { headers }))).toBe(false);
   });
 });

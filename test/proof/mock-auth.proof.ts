@@ -103,7 +103,7 @@ const WRONG_VERIFIER = "x".repeat(43);
 
 describe("GET /authorize refuses on an error page, and sends nobody anywhere,", () => {
   const refused = "not registered here";
-  const noDocument = "not the https URL of a document";
+  const noDocument = "not the https URL of a document elsewhere";
   const noRedirect = "not one that this app registered";
   test.each<[string, string, Params]>([
     ["no client_id", refused, { client_id: undefined }],
@@ -281,7 +281,6 @@ describe("POST /token with a code refuses", () => {
     ["a refresh token as code", 400, "invalid_grant", { changes: { code: given.refresh_token } }],
     ["a ticket as code", 400, "invalid_grant", { changes: { code: sealedTicket } }],
     ["a code a minute later", 400, "invalid_grant", { later: 61 }],
-    ["no redirect_uri", 400, "invalid_request", { changes: { redirect_uri: undefined } }],
     ["a redirect_uri that is there twice", 400, "invalid_request", { changes: { redirect_uri: [CALLBACK, CALLBACK] } }],
     ["another redirect_uri", 400, "invalid_grant", { changes: { redirect_uri: "https://evil.example/" } }],
     ["the redirect_uri on another port", 400, "invalid_grant", { changes: { redirect_uri: "http://127.0.0.1:8766/callback" } }],
@@ -345,6 +344,7 @@ describe("a client_id that is the URL of a document", () => {
   const served: Record<string, (id: string) => Response | Promise<Response>> = {
     "/good.json": (id) => Response.json({ client_id: id, client_name: "An app with a page", redirect_uris: [7, CALLBACK, "https://app.example/callback", "javascript:alert(1)"], token_endpoint_auth_method: "none" }),
     "/private-key.json": (id) => Response.json({ client_id: id, client_name: "An app with a key", redirect_uris: [CALLBACK], token_endpoint_auth_method: "private_key_jwt" }),
+    "/blank.json": (id) => Response.json({ client_id: id, client_name: " \u3164 ", redirect_uris: [CALLBACK] }),
     "/nameless.json": (id) => Response.json({ client_id: id, redirect_uris: [CALLBACK] }),
     "/other-id.json": () => Response.json({ client_id: "https://app.example/client.json", redirect_uris: [CALLBACK] }),
     "/slash-id.json": (id) => Response.json({ client_id: `${id}/`, redirect_uris: [CALLBACK] }),
@@ -393,6 +393,7 @@ describe("a client_id that is the URL of a document", () => {
 
   test.each([
     ["without a name goes by its host", "/nameless.json", "Let 127.0.0.1 use"],
+    ["with a name of nothing goes by its host", "/blank.json", "Let 127.0.0.1 use"],
     ["that would prove itself with a key goes on as the public one it is here", "/private-key.json", "An app with a key"],
     ["loses what turns its name around", "/turned.json", "Let Claude use"],
     ["of 60,000 characters is read", "/just-right.json", "Just right"],
@@ -459,6 +460,39 @@ describe("a client_id that is the URL of a document", () => {
     expect(page.html).not.toMatch(/Large|An app with a page/);
     const tokens = await signIn(local, id);
     expect((await refresh(local, id, tokens.refresh_token)).status).toBe(200);
+  });
+
+  describe("on the local network", () => {
+    test.each(["10.0.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0", "[fd00::1]", "[fe80::1]", "[::ffff:7f00:1]"])("is not asked for either: %s", async (host) => {
+      const fetched = watchFetch();
+      const page = await consentPage(local, goodRequest(`https://${host}/client.json`));
+      const asked = fetched.mock.calls.length;
+      fetched.mockRestore();
+      expect(asked).toBe(0);
+      expect(page.text).toContain("could not be checked");
+    });
+  });
+
+  describe("at the sign-in service's own origin", () => {
+    const own = ["http://localhost:8000", "http://127.0.0.1:8000", "http://[::1]:8000", "http://127.0.0.2:8000", "https://localhost:8000"];
+    test.each([...own.map((origin): [string, Service] => [origin, local]), [PUBLIC, tunnel]])("would have it call itself, and is refused: %s", async (origin, service) => {
+      const fetched = watchFetch();
+      const id = `${origin}/mock-auth/authorize?${encode(goodRequest("x"))}`;
+      const page = await read(await ask(service, goodRequest(id)));
+      const asked = fetched.mock.calls.length;
+      fetched.mockRestore();
+      expect([page.status, asked]).toEqual([400, 0]);
+      expect(page.text).toContain("not the https URL of a document elsewhere");
+    });
+    test.each(["http://localhost:8001", "https://app.example:8000"])("is not %s", async (origin) => {
+      const lookup = spyOn(dns, "lookup").mockImplementation((async () => ({ address: "127.0.0.1", family: 4 })) as unknown as typeof dns.lookup);
+      const fetched = watchFetch();
+      await ask(local, goodRequest(`${origin}/client.json`));
+      const asked = fetched.mock.calls.length;
+      lookup.mockRestore();
+      fetched.mockRestore();
+      expect(asked).toBe(1);
+    });
   });
 
   test.each([["an https redirect", https_redirect], ["an app's own scheme", "cursor://anysphere.cursor-mcp/oauth/callback"], ["script", "javascript://localhost/%0aalert(1)"]])(
