@@ -216,6 +216,7 @@ export const MAIN_MUTANTS: Mutant[] = [
   memory("a receipt for nothing", "if (changes.length === 0) return result;"),
   common("a change undone twice", "if (!target || target.undone)", "if (!target)"),
   common("an undone change that stands in the list", "{ ...one, undone: true }", "one"),
+  memory("a change written into what it is compared with", "structuredClone(before)", "before"),
   common("a final change undone by name", "if (!target.undoable) throw", "if (false) throw"),
   common("an undo of an undo by default", ": !undone && !undoes);", ": !undone);"),
   common("a change undone under a later one",
