@@ -1544,13 +1544,17 @@ export function postgresStore(databaseUrl: string): Promise<Store> {
 
 const LOG_BYTES = 1024 * 1024;
 
-/** Never waits: what a slow pipe would make us hold beyond 1 MiB is dropped, and counted. */
-export function logTo(out: Pick<NodeJS.WriteStream, "write" | "writableLength">) {
+/** Never waits: what a slow pipe would make us hold beyond 1 MiB is dropped, and counted. (The
+ *  stream's own count, writableLength, stays 0 on a pipe in Bun 1.4.) */
+export function logTo(out: { write(text: string, done: () => void): unknown }) {
   let dropped = 0;
+  let held = 0; // characters
   return (line: LogLine): void => {
-    if (out.writableLength > LOG_BYTES) return void dropped++;
-    out.write(`${JSON.stringify(dropped > 0 ? { ...line, dropped } : line)}\n`);
+    if (held > LOG_BYTES) return void dropped++;
+    const text = `${JSON.stringify(dropped > 0 ? { ...line, dropped } : line)}\n`;
     dropped = 0;
+    held += text.length;
+    out.write(text, () => { held -= text.length; });
   };
 }
 
@@ -1643,7 +1647,8 @@ export async function start(loadApp: () => Promise<App>) {
     const { code } = error as { code?: string };
     let problem = nameOf(error);
     if (code === "EADDRINUSE") problem = `PORT ${PORT} is taken by another program`;
-    if (/NOTFOUND|NOTAVAIL/.test(code ?? "")) problem = `HOST ${HOST} is not of this machine`;
+    const isHost = /NOTFOUND|NOTAVAIL|EINVAL/.test(code ?? "");
+    if (isHost) problem = `HOST takes an address of this machine (got ${HOST})`;
     console.error(error?.name === "StartError" ? error.message : `Cannot start: ${problem}.`);
     process.exit(1);
   });

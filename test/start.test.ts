@@ -224,20 +224,33 @@ test.skipIf(!POSIX)("a log that nobody reads keeps nobody waiting, and loses not
 });
 
 test("what a slow log would have us hold beyond 1 MiB is dropped, and counted", () => {
-  const out = { writableLength: 0, written: [] as string[] };
-  const write = (text: string) => out.written.push(text) > 0;
-  const log = logTo(Object.assign(out, { write }) as Parameters<typeof logTo>[0]);
+  const written: string[] = [];
+  const taken: (() => void)[] = [];
+  const log = logTo({ write: (text, done) => (written.push(text), taken.push(done)) });
+  const big = "x".repeat(1024 * 1024);
   const line = (ref: string): LogLine => ({ at: "now", ref, outcome: "ok" });
   const text = (ref: string, more = {}) => `${JSON.stringify({ ...line(ref), ...more })}\n`;
   log(line("1"));
-  out.writableLength = 1024 * 1024;
-  log(line("2"));
-  out.writableLength++;
+  log(line(big));
   for (const ref of ["3", "4", "5"]) log(line(ref));
-  out.writableLength = 0;
+  for (const done of taken.splice(0)) done();
   log(line("6"));
   log(line("7"));
-  expect(out.written).toEqual([text("1"), text("2"), text("6", { dropped: 3 }), text("7")]);
+  expect(written).toEqual([text("1"), text(big), text("6", { dropped: 3 }), text("7")]);
+});
+
+test.skipIf(!POSIX)("a pipe that is read too late holds little, and says what is missing", async () => {
+  const script = `const { logTo } = await import("${ROOT}/main.ts");
+    const log = logTo(process.stdout);
+    const line = { at: "now", ref: "x".repeat(1000), outcome: "ok" };
+    for (let n = 0; n < 6000; n++) { log(line); if (n % 100 === 0) await Bun.sleep(1); }
+    await Bun.sleep(2500); // by then somebody reads
+    log(line);`;
+  const child = Bun.spawn(["sh", "-c", `bun -e '${script}' | (sleep 2; cat)`], { cwd: ROOT });
+  const out = await child.stdout.text();
+  const lines = out.trim().split("\n").map((text) => JSON.parse(text) as { dropped?: number });
+  expect(lines.length).toBeLessThan(2_000); // of 6,001 of 1 KB
+  expect(lines.at(-1)!.dropped).toBe(6_001 - lines.length);
 });
 
 const TERMINAL = process.platform === "linux" && Bun.which("script");

@@ -256,7 +256,8 @@ export async function postgresServer(): Promise<PostgresServer> {
   };
   await start();
   atEnd(async () => {
-    child?.kill("SIGKILL");
+    if (child?.exitCode === null) signalAll("SIGCONT"); // it may be frozen
+    await stop(); // SIGQUIT: killed outright, it would leave its shared memory behind
     await rm(folder, { recursive: true, force: true, maxRetries: 5 });
   });
   let made_ = 0;

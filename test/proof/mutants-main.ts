@@ -313,7 +313,7 @@ export const MAIN_MUTANTS: Mutant[] = [
     "    Object.assign(socket, { host }); // what the certificate has to name\n"),
 
   // 10. Start
-  start("a log that waits for its reader", "if (out.writableLength > LOG_BYTES) return",
+  start("a log that waits for its reader", "if (held > LOG_BYTES) return",
     "if (false) return"),
   start("lines dropped and not counted", "dropped > 0 ? { ...line, dropped } : line", "line"),
   of(START, "of a Postgres address")("a password on the screen", "`postgres at ${hostname}`",
