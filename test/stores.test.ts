@@ -14,8 +14,8 @@ import {
 
 setDefaultTimeout(30_000); // the first PostgreSQL server of a run is unpacked and initialised
 
-let server: PostgresServer;
-beforeAll(async () => { if (postgresIsHere) server = await postgresServer(); });
+let server: Promise<PostgresServer> | undefined;
+const newPostgresPlace = async () => postgresPlace(await (server ??= postgresServer()));
 
 /** A person nobody has met. */
 const somebody = () => `https://sign-in.example|${crypto.randomUUID()}`;
@@ -34,7 +34,7 @@ const receipt: Receipt = {
 
 const kinds = [
   { kind: "sqlite" as const, place: sqlitePlace },
-  { kind: "postgres" as const, place: () => postgresPlace(server) },
+  { kind: "postgres" as const, place: newPostgresPlace },
 ];
 describe.each(kinds)("The $kind store", ({ kind, place: newPlace }) => {
   const missing = kind === "postgres" && !postgresIsHere;
@@ -313,7 +313,7 @@ describe.skipIf(!postgresIsHere)("A Postgres", () => {
   const opened: { close(): Promise<void> }[] = [];
   afterAll(async () => { for (const one of opened.reverse()) await one.close(); });
   async function at() {
-    const place = await postgresPlace(server);
+    const place = await newPostgresPlace();
     const store = await place.store();
     opened.push(place, store);
     return { place, store };

@@ -90,7 +90,7 @@ export const MAIN_MUTANTS: Mutant[] = [
   binding("a token bound to a key that its thief lacks", "if (cnf !== undefined)", "if (false)"),
   scope("scopes that can't be read", `if (!isRead) throw`, "if (false) throw"),
   limits("limits given as scp", ", scp ?? []].flat()", "].flat()"),
-  limits("limits given as a list", "scp ?? []].flat()", "scp ?? []]"),
+  limits("limits given as a list", "?? [], scp ?? []].flat()", `?? "", scp ?? ""]`),
   signIn("a good token thrown away for lack of keys", " || NO_KEYS.test(error.code)"),
   signIn("an empty room behind another port", "const isMock = config.mockAuth || (",
     "const isMock = false && ("),
