@@ -244,9 +244,9 @@ test.skipIf(!POSIX)("a pipe that is read too late holds little, and says what is
     const log = logTo(process.stdout);
     const line = { at: "now", ref: "x".repeat(1000), outcome: "ok" };
     for (let n = 0; n < 6000; n++) { log(line); if (n % 100 === 0) await Bun.sleep(1); }
-    await Bun.sleep(2500); // by then somebody reads
+    await Bun.sleep(1500); // by then somebody reads
     log(line);`;
-  const child = Bun.spawn(["sh", "-c", `bun -e '${script}' | (sleep 2; cat)`], { cwd: ROOT });
+  const child = Bun.spawn(["sh", "-c", `bun -e '${script}' | (sleep 1; cat)`], { cwd: ROOT });
   const out = await child.stdout.text();
   const lines = out.trim().split("\n").map((text) => JSON.parse(text) as { dropped?: number });
   expect(lines.length).toBeLessThan(2_000); // of 6,001 of 1 KB
