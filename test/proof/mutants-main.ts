@@ -34,11 +34,14 @@ const memory = of("test/memory.test.ts");
 const stores = of("test/stores.test.ts");
 const held = of("test/stores.test.ts", "row that somebody holds");
 const busy = of("test/stores.test.ts", "another program is writing to");
+const sqlite = of("test/stores.test.ts", "A SQLite file");
 const FAULTS = "test/proof/faults.proof.ts";
 const OUTAGES = "test/proof/outages.proof.ts";
 const START = "test/proof/start.proof.ts";
 const SWEEP = "test/proof/sweep.proof.ts";
-const start = of("test/start.test.ts");
+const logging = of("test/start.test.ts", "what a slow log");
+const refused = of("test/start.test.ts", "A start is refused");
+const ending = of("test/start.test.ts", "It ends on SIGTERM");
 
 const JOSE = `await (async (t: string, ..._: unknown[]) => {
   const { decodeJwt, decodeProtectedHeader } = await import("jose");
@@ -124,9 +127,8 @@ export const MAIN_MUTANTS: Mutant[] = [
   gate("NUL, and halves of characters", "if (odd) throw", "if (false) throw"),
   gate("a value repeated at any length", "String(key).slice(0, 40)", "String(key)"),
   gate("a refusal of any length", `.replace("✖ ", ""), 280)`, `.replace("✖ ", ""), 280_000)`),
-  gate("a tool that never answers",
-    "await withDeadline(arrived + TOOL_MS, () => tool.run(data, context))",
-    "await tool.run(data, context)"),
+  gate("a tool that answers too late", `new Fault("no answer in time")), left)`,
+    `new Fault("no answer in time")), left + 1_000)`),
   gate("time counted from when the body was there", "tool: server.tools.get(name), arrived };",
     "tool: server.tools.get(name), arrived: performance.now() };"),
   gate("a call carried out when its time is over", "if (left <= 0) return",
@@ -278,13 +280,13 @@ export const MAIN_MUTANTS: Mutant[] = [
   stores("a visit that fails because the person is erased elsewhere", "/^(55P03|23503|",
     "/^(55P03|"),
   busy("a held file taken for a failure", "|SQLITE_BUSY.*|", "|"),
-  stores("a file that was deleted, written to", "if (file() !== opened) throw", "if (false) throw"),
-  stores("a file that was deleted, in the system's words", ", { throwIfNoEntry: false }"),
-  stores("a file that everybody could read", "    chmodSync(path, 0o600);\n"),
+  sqlite("a file that was deleted, written to", "if (file() !== opened) throw", "if (false) throw"),
+  sqlite("a file that was deleted, in the system's words", ", { throwIfNoEntry: false }"),
+  sqlite("a file that everybody could read", "    chmodSync(path, 0o600);\n"),
   busy("a file that can't be opened while it is written", "!isBusy || performance.now() > end",
     "true"),
-  stores("a save lost in a power cut", "pragma synchronous = full;", "pragma synchronous = off;"),
-  stores("a reader who waits for a writer", "journal_mode = wal;", "journal_mode = delete;"),
+  sqlite("a save lost in a power cut", "pragma synchronous = full;", "pragma synchronous = off;"),
+  sqlite("a reader who waits for a writer", "journal_mode = wal;", "journal_mode = delete;"),
   stores("tables as a learner made them", "    await addTables();"),
   stores("a member since nobody knows when", "= $1 where created_at is null",
     "= $1 where false"),
@@ -298,8 +300,9 @@ export const MAIN_MUTANTS: Mutant[] = [
     "void mine.close(); // lost", "// lost"),
   of(OUTAGES, "nobody takes")("connections that are still being opened",
     "for (const socket of sockets) socket.destroy();"),
-  of(OUTAGES, "knocked at once")("a storm of connections", "retired || mayOpen === 0", "retired"),
-  of(OUTAGES, "knocked at once")("a connection for each try of a call", "    mayOpen--;\n"),
+  of(OUTAGES, "message 1 is knocked")("a storm of connections", "retired || mayOpen === 0",
+    "retired"),
+  of(OUTAGES, "message 1 is knocked")("a connection for each try of a call", "    mayOpen--;\n"),
   of(OUTAGES, "after many calls")("connections owed to calls that are over",
     "mayOpen = Math.min(mayOpen, underWay);"),
   of(OUTAGES, "used for long")("a thousand connections", "max: 10,", "max: 1_000,"),
@@ -313,19 +316,20 @@ export const MAIN_MUTANTS: Mutant[] = [
     "    Object.assign(socket, { host }); // what the certificate has to name\n"),
 
   // 10. Start
-  start("a log that waits for its reader", "if (held > LOG_BYTES) return",
+  logging("a log that waits for its reader", "if (held > LOG_BYTES) return",
     "if (false) return"),
-  start("lines dropped and not counted", "dropped > 0 ? { ...line, dropped } : line", "line"),
+  logging("lines dropped and not counted", "dropped > 0 ? { ...line, dropped } : line", "line"),
   of(START, "of a Postgres address")("a password on the screen", "`postgres at ${hostname}`",
     "databaseUrl"),
-  start("a password in why it does not start", "can't be used (${nameOf(error)})",
+  refused("a password in why it does not start", "can't be used (${nameOf(error)})",
     "can't be used (${String(error)})"),
   of(START, "beside another")("a second server on the same port", "reusePort: false,",
     "reusePort: true,"),
-  start("a reader of the log who has gone", `process.stdout.on("error", () => {});`),
+  of("test/start.test.ts", "nobody reads")("a reader of the log who has gone",
+    `process.stdout.on("error", () => {});`),
   of(SWEEP, "twelve seconds")("a slow caller cut off", "idleTimeout: 60,", "idleTimeout: 10,"),
-  start("calls cut off at the end", "await Promise.race([server.stop(), Bun.sleep(8_000)]);"),
-  start("a server that nobody can stop at once", "if (stopping) process.exit(1);"),
-  start("an old Bun that fails somewhere inside", "!Bun.semver.satisfies(",
+  ending("calls cut off at the end", "await Promise.race([server.stop(), Bun.sleep(8_000)]);"),
+  ending("a server that nobody can stop at once", "if (stopping) process.exit(1);"),
+  refused("an old Bun that fails somewhere inside", "!Bun.semver.satisfies(",
     "false && !Bun.semver.satisfies("),
 ];
