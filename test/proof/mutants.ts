@@ -29,7 +29,15 @@ const rows = word ? all.filter((row) => JSON.stringify(row).includes(word)) : al
 /** Everything that a run makes is in here, also what the tests make, and goes with it. */
 const folder = mkdtempSync(join(tmpdir(), "connector-mutants-"));
 process.on("exit", () => rmSync(folder, { recursive: true, force: true, maxRetries: 5 }));
-for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => process.exit(1));
+const running = new Set<Bun.Subprocess>();
+let stopped = false;
+async function stop() {
+  stopped = true;
+  for (const run of running) run.kill();
+  for (const run of running) await run.exited;
+  process.exit(1);
+}
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, stop);
 await chmod(folder, 0o755); // PostgreSQL, which does not run as root, has to get in
 
 /** A copy of the project, to be mutated. */
@@ -42,6 +50,7 @@ async function copyProject(name: string): Promise<string> {
 /** The name of the first test that fails in there; undefined if all pass. After a failure
  *  `bun test` cleans nothing up: its processes end with it, and its files are removed here. */
 async function firstFailure(copy: string, tests: string, only = ""): Promise<string | undefined> {
+  if (stopped) return new Promise(() => {}); // the process is about to end
   const TMPDIR = join(copy, "tmp");
   await mkdir(TMPDIR);
   const which = only ? ["--test-name-pattern", only] : [];
@@ -52,7 +61,9 @@ async function firstFailure(copy: string, tests: string, only = ""): Promise<str
     stderr: "pipe",
     env: { ...process.env, FORCE_COLOR: "0", TMPDIR },
   });
+  running.add(run);
   const [said, code] = await Promise.all([new Response(run.stderr).text(), run.exited]);
+  running.delete(run);
   await rm(TMPDIR, { recursive: true, force: true, maxRetries: 5 });
   if (code === 0) return undefined;
   const failed = said.match(/^\(fail\) (.*?)( \[[\d.]+m?s\])?$/m)?.[1];
