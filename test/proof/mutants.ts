@@ -28,13 +28,23 @@ const rows = word ? all.filter((row) => JSON.stringify(row).includes(word)) : al
 
 /** Everything that a run makes is in here, also what the tests make, and goes with it. */
 const folder = mkdtempSync(join(tmpdir(), "connector-mutants-"));
-process.on("exit", () => rmSync(folder, { recursive: true, force: true, maxRetries: 5 }));
+process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
+/** Again and again: a PostgreSQL that is ending may still write. */
+async function remove(path: string): Promise<void> {
+  for (let tries = 1; ; tries++) {
+    const problem = await rm(path, { recursive: true, force: true }).catch((error) => error);
+    if (!problem) return;
+    if (tries === 50) throw problem;
+    await Bun.sleep(100);
+  }
+}
 const running = new Set<Bun.Subprocess>();
 let stopped = false;
 async function stop() {
   stopped = true;
   for (const run of running) run.kill();
   for (const run of running) await run.exited;
+  await remove(folder);
   process.exit(1);
 }
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, stop);
@@ -64,7 +74,7 @@ async function firstFailure(copy: string, tests: string, only = ""): Promise<str
   running.add(run);
   const [said, code] = await Promise.all([new Response(run.stderr).text(), run.exited]);
   running.delete(run);
-  await rm(TMPDIR, { recursive: true, force: true, maxRetries: 5 });
+  await remove(TMPDIR);
   if (code === 0) return undefined;
   const failed = said.match(/^\(fail\) (.*?)( \[[\d.]+m?s\])?$/m)?.[1];
   if (!failed) throw new Error(`the tests did not run: ${said.trim().slice(-200)}`);
