@@ -38,6 +38,7 @@ const sqlite = of("test/stores.test.ts", "A SQLite file");
 const FAULTS = "test/proof/faults.proof.ts";
 const OUTAGES = "test/proof/outages.proof.ts";
 const START = "test/proof/start.proof.ts";
+const knocks = of(OUTAGES, "network that hangs up after many calls");
 const SWEEP = "test/proof/sweep.proof.ts";
 const logging = of("test/start.test.ts", "what a slow log");
 const refused = of("test/start.test.ts", "A start is refused");
@@ -300,10 +301,9 @@ export const MAIN_MUTANTS: Mutant[] = [
     "void mine.close(); // lost", "// lost"),
   of(OUTAGES, "nobody takes")("connections that are still being opened",
     "for (const socket of sockets) socket.destroy();"),
-  of(OUTAGES, "message 1 is knocked")("a storm of connections", "retired || mayOpen === 0",
-    "retired"),
-  of(OUTAGES, "message 1 is knocked")("a connection for each try of a call", "    mayOpen--;\n"),
-  of(OUTAGES, "after many calls")("connections owed to calls that are over",
+  knocks("a storm of connections", "retired || mayOpen === 0", "retired"),
+  knocks("a connection for each try of a call", "    mayOpen--;\n"),
+  knocks("connections owed to calls that are over",
     "mayOpen = Math.min(mayOpen, underWay);"),
   of(OUTAGES, "used for long")("a thousand connections", "max: 10,", "max: 1_000,"),
   of(OUTAGES, "network that is left alone")("connections that are never closed",

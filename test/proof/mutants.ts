@@ -12,6 +12,7 @@ import { MOCK_AUTH_MUTANTS } from "./mutants-mock-auth.ts";
 const ROOT = join(import.meta.dir, "../..");
 const COPIED = ["main.ts", "mock-auth.ts", "package.json", "bunfig.toml", "tsconfig.json", "seed",
   "README.md", "AGENTS.md", ".env.example", "test"];
+const CORES = availableParallelism();
 const BEGIN = "<!-- mutants: written by `bun run mutants` -->";
 const END = "<!-- /mutants -->";
 
@@ -80,16 +81,16 @@ async function firstFailure(copy: string, tests: string, only = ""): Promise<str
   if (!failed) throw new Error(`the tests did not run: ${said.trim().slice(-200)}`);
   return failed;
 }
-/** Runs jobs on all cores, each with a copy of its own; the last copy takes them from the end,
+/** Runs jobs on all cores, each with a copy of its own. Two copies more take jobs from the end,
  *  where those are that wait more than they work. */
 async function inParallel<T>(jobs: T[], work: (copy: string, job: T) => Promise<void>) {
   const left = [...jobs];
   await Promise.all(copies.map(async (copy, index) => {
-    const next = () => (index === copies.length - 1 ? left.pop() : left.shift());
+    const next = () => (index < CORES ? left.shift() : left.pop());
     for (let job = next(); job !== undefined; job = next()) await work(copy, job);
   }));
 }
-const names = Array.from({ length: availableParallelism() + 1 }, (_, n) => `copy-${n}`);
+const names = Array.from({ length: CORES + 2 }, (_, n) => `copy-${n}`);
 const copies = await Promise.all(names.map(copyProject));
 
 const problems: string[] = [];
