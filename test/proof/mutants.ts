@@ -139,7 +139,7 @@ const page = await readFile(join(ROOT, "TESTING.md"), "utf8");
 const found = page.match(new RegExp(`${BEGIN}[^]*${END}`))?.[0] ?? "";
 /** Of tests that run side by side, another may be the first to fail. */
 const withoutKillers = (table: string) => table.replaceAll(/[^|\n]*\|$/gm, "");
-if (check && withoutKillers(found) !== withoutKillers(written)) {
+if (check && !word && withoutKillers(found) !== withoutKillers(written)) {
   problems.push("TESTING.md has another table: bun run mutants");
 }
 if (!check && !word) {
