@@ -646,8 +646,10 @@ with the new session key.`);
   const result = await withDeadline(arrived + TOOL_MS, () => tool.run(data, context));
   // A field that the menu doesn't promise (a quiz's right answers) never goes out.
   const checked = tool.output.safeParse(result);
-  const field = String(checked.error?.issues[0]?.path[0] ?? "a field that it does not name");
-  if (checked.error) throw new Fault(`not what the tool's output schema says: ${field}`);
+  if (checked.error) {
+    const field = checked.error.issues[0]!.path[0] ?? "a field that it does not name";
+    throw new Fault(`not what the tool's output schema says: ${String(field)}`);
+  }
   return { ...checked.data, reminder: tool.reminder ?? server.app.reminder };
 }
 
@@ -1152,13 +1154,14 @@ export function changedUnits(empty: object, before: object, after: object): Chan
 }
 const nameOfUnit = ({ key, entry }: ChangedUnit) => JSON.stringify([key, entry]);
 
-/** The state with what a unit was before. */
-function putBack(state: object, { key, entry, before }: ChangedUnit) {
-  const next = structuredClone(state) as Json;
-  const into = entry === undefined ? next : (next[key] as Json);
-  if (before === undefined) delete into[entry ?? key];
-  else into[entry ?? key] = before;
-  return next;
+/** Writes into the state what each unit was before. */
+function putBack(state: Json, changes: ChangedUnit[]) {
+  for (const { key, entry, before } of changes) {
+    const into = entry === undefined ? state : (state[key] as Json);
+    if (before === undefined) delete into[entry ?? key];
+    else into[entry ?? key] = before;
+  }
+  return state;
 }
 
 /** The change to take back. @throws Refusal if there is none, or a later one stands in the way. */
@@ -1263,7 +1266,7 @@ function memoryOf({ app, store, inTurn }: Server, call: Call) {
       (await change((now) => [decide(now)])).state,
     undo: (actionId?: string) => change((now, receipts) => {
       const target = undoTarget(receipts, actionId);
-      return [target.changes.reduce(putBack, now), target.id];
+      return [putBack(now as Json, target.changes), target.id];
     }),
     /** Erases everything, if `agreed` says so to what there is. */
     forget(agreed: (found: Row) => boolean) {

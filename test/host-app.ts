@@ -106,6 +106,14 @@ export async function consentPage(service: Service, params: Params) {
   return page;
 }
 export type Page = Awaited<ReturnType<typeof read>>;
+/** A page for the person alone: it sends nobody anywhere, asks for nothing and can't be framed. */
+export function expectErrorPage(page: Page, words: string): void {
+  expect([page.status, page.headers.get("location"), page.headers.get("set-cookie")]).toEqual([400, null, null]);
+  expect(page.text).toContain(words);
+  expect(page.elements).not.toContain("form");
+  expect(page.headers.get("content-security-policy")).toContain("frame-ancestors 'none'");
+  expect(page.headers.get("content-type")).toStartWith("text/html");
+}
 export const submit = (service: Service, page: Pick<Page, "hidden" | "ticked" | "cookie">, form: Params = {}, cookie = page.cookie) =>
   postForm(service, "/mock-auth/authorize", { ...page.hidden, scope: page.ticked, name: "Ada", decision: "allow", ...form }, cookie ? { cookie } : {});
 

@@ -2,6 +2,7 @@
 // of its own, and a real PostgreSQL server. Nothing of ours is mocked: requests go in through the front.
 
 import { Database } from "bun:sqlite";
+import { expect } from "bun:test";
 import { chmod, chown, cp, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -36,6 +37,16 @@ export async function mint(claims: JWTPayload = {}, header: Record<string, unkno
 /** Serves the public keys where a mounted sign-in service would. */
 export const keyServer = (keys: object[] = [publicJwk]): Mounted => async (request) =>
   request.url === `${ISSUER}/jwks.json` ? Response.json({ keys }) : undefined;
+
+/** Headers by which a proxy gives itself away. Both files know them: main.ts and mock-auth.ts. */
+export const PROXY_HEADERS = [
+  "Forwarded", "X-Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto",
+  "X-Forwarded-Server", "X-Original-Host", "X-Original-Forwarded-For", "X-Real-IP", "X-Real-Port",
+  "X-Envoy-External-Address", "X-Client-IP", "X-Cluster-Client-IP", "X-Azure-ClientIP",
+  "X-ProxyUser-Ip", "X-NF-Client-Connection-IP", "X-Appengine-User-Ip", "X-Amzn-Trace-Id",
+  "CF-Connecting-IP", "CF-Ray", "CDN-Loop", "Client-IP", "True-Client-IP", "Fastly-Client-IP",
+  "Fly-Client-IP", "Ngrok-Trace-Id", "Ngrok-Agent-Ips", "Tailscale-User-Login", "Via",
+];
 
 // ---- A gateway in this process ----
 
@@ -155,6 +166,15 @@ export async function runToEnd(env: Record<string, string>, file = "test/sample-
   });
   const [out, err] = await Promise.all([child.stdout.text(), child.stderr.text()]);
   return { out, err, code: await child.exited };
+}
+
+/** It ends with code 1 and one line on stderr, without the secret that a row may contain. */
+export async function expectRefusedStart(env: Record<string, string>, says: RegExp): Promise<void> {
+  const { out, err, code } = await runToEnd(env);
+  expect({ out, code }).toEqual({ out: "", code: 1 });
+  expect(err).toMatch(/^Cannot start: [^\n]*\.\n$/);
+  expect(err).toMatch(says);
+  expect(err).not.toContain("hunter2");
 }
 
 /** A gateway that is asked to end in the middle of a save, which another program holds up. */

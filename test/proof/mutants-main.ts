@@ -134,7 +134,7 @@ export const MAIN_MUTANTS: Mutant[] = [
     "tool: server.tools.get(name), arrived: performance.now() };"),
   gate("a call carried out when its time is over", "if (left <= 0) return",
     "if (false) return"),
-  gate("a quiz's right answers", "if (checked.error) throw", "if (false) throw"),
+  gate("a quiz's right answers", "if (checked.error) {", "if (false) {"),
   gate("a stray field passed over", "output: z.strictObject(entry.output)",
     "output: z.looseObject(entry.output) as never"),
   gate("what the database said, in an answer", "`The ${server.app.name} can't",
