@@ -36,7 +36,9 @@ import { chmodSync, closeSync, openSync, statSync } from "node:fs";
 import net from "node:net";
 import { z } from "zod";
 import * as mcp from "@modelcontextprotocol/server";
-import { createRemoteJWKSet, customFetch, errors, jwtVerify, type JWTVerifyGetKey } from "jose";
+import {
+  createRemoteJWKSet, customFetch, decodeJwt, errors, jwtVerify, type JWTVerifyGetKey,
+} from "jose";
 import postgres from "postgres";
 import { engines, version } from "./package.json" with { type: "json" };
 
@@ -426,6 +428,7 @@ export class BadToken extends Error {
 const ALGORITHMS = ["RS256", "PS256", "ES256", "ES384", "EdDSA", "Ed25519"];
 const YEAR = 366 * 24 * 3600; // seconds
 const KEY_SET_BYTES = 64 * 1024;
+const KNOWN_TOKENS = 1_000;
 const MOCK_ISSUER = "http://localhost:9000"; // of mock-auth.ts run by itself
 // jose's words for "I could not check": not the token's fault
 const NO_KEYS = /^ERR_(JOSE_GENERIC|JWKS_(TIMEOUT|INVALID|MULTIPLE_MATCHING_KEYS))$/;
@@ -482,6 +485,22 @@ export async function verifyToken(
     sub,
     email: isPlain(email, 320) ? email : null,
     scopes: named.join(" ").split(" ").filter(Boolean),
+  };
+}
+
+/** Whose token it is, remembered for a minute but never past its end: so much longer is a key
+ *  trusted that was withdrawn. A refusal is not remembered. */
+export function tokenCheck(config: Config, keys: JWTVerifyGetKey) {
+  const verified = new Map<string, { person: Person; exp: number }>();
+  return async (token: string) => {
+    const known = verified.get(token);
+    if (known && known.exp > Date.now() / 1000) return known.person;
+    const person = await verifyToken(token, config, keys);
+    if (verified.size < KNOWN_TOKENS) {
+      verified.set(token, { person, exp: decodeJwt(token).exp! });
+      setTimeout(() => verified.delete(token), 60_000).unref();
+    }
+    return person;
   };
 }
 
@@ -567,6 +586,7 @@ export interface Parts {
   log(line: LogLine): void;
 }
 interface Server extends Parts {
+  info: mcp.Implementation;
   tools: Map<string, Tool<CallContext>>;
   inTurn: ReturnType<typeof queueByPerson>;
 }
@@ -871,7 +891,8 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
   const { app, config, store, log } = parts;
   const all = { ...commonTools(app, store), ...app.tools };
   const tools = new Map<string, Tool<CallContext>>(Object.entries(all));
-  const serveMcp = mcpEndpoint({ ...parts, tools, inTurn: queueByPerson() }, mockAuth);
+  const info = { name: app.slug, title: app.name, version };
+  const serveMcp = mcpEndpoint({ ...parts, info, tools, inTurn: queueByPerson() }, mockAuth);
   const names = ["localhost", "127.0.0.1", "[::1]", new URL(config.resourceUrl).hostname];
   let ping: Promise<void> | undefined;
 
@@ -953,7 +974,7 @@ function challenge(parts: Parts, error = "", hint = "", scopes = offeredScopes(p
 const FORWARDED =
   /^(forwarded|via|cdn-loop|.*ip|(x-(forwarded|original|real|envoy|amzn)|cf-|fly-|ngrok|tail).*)$/;
 /** @throws Response, when nobody can be let in. */
-async function signIn(parts: Parts, keys: JWTVerifyGetKey, { headers }: Request) {
+async function signIn(parts: Parts, check: ReturnType<typeof tokenCheck>, { headers }: Request) {
   const { config, log } = parts;
   if (config.authDisabled) {
     if ([...headers.keys()].some((name) => FORWARDED.test(name))) {
@@ -963,7 +984,7 @@ async function signIn(parts: Parts, keys: JWTVerifyGetKey, { headers }: Request)
   }
   const [scheme, token = ""] = (headers.get("authorization") ?? "").split(/ +(.*)/);
   if (scheme!.toLowerCase() !== "bearer") throw challenge(parts);
-  const person = await verifyToken(token, config, keys).catch((error) => {
+  const person = await check(token).catch((error) => {
     if (error instanceof BadToken) {
       const expected = { aud: config.resourceUrl, iss: config.issuer }[error.check];
       const hint = expected && `${error.check} has to be ${expected}`;
@@ -989,13 +1010,13 @@ function missingScope(app: App, { tool, person: { scopes } }: Call) {
 
 function mcpEndpoint(server: Server, mockAuth?: Mounted) {
   const { app, config } = server;
-  const keys = keySet(config.jwksUrl, mockAuth);
+  const check = tokenCheck(config, keySet(config.jwksUrl, mockAuth));
   const secondsToWait = rateLimit(config.callsPerMinute);
   const tools = menuOf(server);
   const handler = mcp.createMcpHandler(({ authInfo }) => {
     const call = authInfo!.extra as unknown as Call;
     const sdk = new mcp.Server(
-      { name: app.slug, title: app.name, version },
+      server.info,
       { capabilities: { tools: {} }, instructions: instructionsOf(app) },
     );
     sdk.setRequestHandler("tools/list", () => ({ tools }));
@@ -1021,7 +1042,7 @@ function mcpEndpoint(server: Server, mockAuth?: Mounted) {
   return async (request: Request, arrived: number) => {
     const isPost = request.method === "POST";
     if (!isPost && request.headers.get("accept")?.includes("text/html")) return page(server);
-    const person = await signIn(server, keys, request);
+    const person = await signIn(server, check, request);
     if (!isPost) return answer(405, "method_not_allowed", { Allow: "POST, OPTIONS" });
     const message = await parseJsonBody(request);
     const name = typeof message.params?.name === "string" ? message.params.name : "";
@@ -1029,10 +1050,40 @@ function mcpEndpoint(server: Server, mockAuth?: Mounted) {
     if (message.method === "tools/call") checkLimits(call);
     // The SDK hands its factory nothing else of ours.
     const authInfo = { token: "", clientId: "", scopes: [], extra: call };
-    const response = await handler.fetch(request, { parsedBody: message, authInfo });
+    const response = (await answerPlain(server, call, request, message))
+      ?? (await handler.fetch(request, { parsedBody: message, authInfo }));
     response.headers.set("Cache-Control", "no-store"); // an answer is one person's
     return response;
   };
+}
+
+const MEDIA_TYPES = ["application/json", "text/event-stream"];
+const ENVELOPE = /^io\.modelcontextprotocol\/(protocolVersion|clientInfo|clientCapabilities)$/;
+/** Answers a call that is right in every way and asks for nothing but its result. Undefined for
+ *  what is odd in any: the SDK knows the answer to each, and builds a server for it. */
+async function answerPlain(server: Server, call: Call, { headers }: Request, message: Message) {
+  const header = (name: string) => headers.get(name) ?? "";
+  const { id, method, params } = message;
+  const { name, arguments: args = {}, _meta, ...more } = params ?? {};
+  const isPlain = call.tool && method === "tools/call" && id !== undefined
+    && isObject(args) && !Array.isArray(args) && header("content-type") === "application/json"
+    && Object.keys({ ...more, ..._meta }).every((key) => ENVELOPE.test(key));
+  if (!isPlain) return undefined;
+  const version = header("mcp-protocol-version");
+  const route = mcp.classifyInboundRequest({
+    httpMethod: "POST",
+    protocolVersionHeader: version,
+    mcpMethodHeader: header("mcp-method"),
+    body: message,
+  });
+  const isModern = route.kind === "modern" && version === "2026-07-28"
+    && header("mcp-name") === name;
+  const is2025 = route.kind === "legacy" && mcp.SUPPORTED_PROTOCOL_VERSIONS.includes(version)
+    && MEDIA_TYPES.every((type) => header("accept").includes(type));
+  if (!isModern && !is2025) return undefined;
+  const result = await callTool(server, call, args);
+  const modern = { resultType: "complete", _meta: { [mcp.SERVER_INFO_META_KEY]: server.info } };
+  return Response.json({ jsonrpc: "2.0", id, result: { ...result, ...(isModern && modern) } });
 }
 
 /** The tools as `tools/list` shows them. Made once: it is slow. */
@@ -1070,8 +1121,9 @@ async function parseJsonBody(request: Request) {
   }
   if (Array.isArray(message)) throw answer(400, "one message a request: batches are not served");
   if (!isObject(message)) throw answer(400, "the body is not a JSON-RPC message");
-  return message as { method?: unknown; params?: { name?: unknown } };
+  return message as Message;
 }
+type Message = Partial<mcp.JSONRPCRequest>;
 
 /** CORS, for clients that run in a browser. */
 function allowOrigin(request: Request, origin: string, headers: Headers) {
@@ -1552,12 +1604,19 @@ const LOG_BYTES = 1024 * 1024;
 export function logTo(out: { write(text: string, done: () => void): unknown }) {
   let dropped = 0;
   let held = 0; // characters
+  let lines = ""; // of this turn of the event loop: one write for all of them
+  const flush = () => {
+    const text = lines;
+    lines = "";
+    out.write(text, () => { held -= text.length; });
+  };
   return (line: LogLine): void => {
     if (held > LOG_BYTES) return void dropped++;
     const text = `${JSON.stringify(dropped > 0 ? { ...line, dropped } : line)}\n`;
     dropped = 0;
     held += text.length;
-    out.write(text, () => { held -= text.length; });
+    if (!lines) setImmediate(flush);
+    lines += text;
   };
 }
 

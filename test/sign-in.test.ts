@@ -1,9 +1,9 @@
 // Section 3: whose token is this? What opens the door and what doesn't, one fault at a time; what
 // happens without keys to check with; and who is here then. (proof/forgery.proof.ts goes on.)
 
-import { afterEach, expect, setSystemTime, test } from "bun:test";
+import { afterEach, expect, setSystemTime, spyOn, test } from "bun:test";
 import { exportJWK, generateKeyPair, type CryptoKey } from "jose";
-import { type LogLine, sqliteStore } from "../main.ts";
+import { type LogLine, sqliteStore, tokenCheck } from "../main.ts";
 import { atEnd } from "./cleanup.ts";
 import { gateway, goodClaims, ISSUER, keyServer, mint, publicJwk, RESOURCE, signInKey }
   from "./support.ts";
@@ -339,9 +339,9 @@ test("keys that are known serve on while the service is away, for ten minutes", 
   expect((await knock(gate, `Bearer ${good}`)).status).toBe(200);
   service.answer = () => new Response("down", { status: 500 });
   setSystemTime(new Date(Date.now() + 9 * 60_000));
-  expect((await knock(gate, `Bearer ${good}`)).status).toBe(200);
+  expect((await knock(gate, `Bearer ${await mint({ jti: "2" })}`)).status).toBe(200);
   setSystemTime(new Date(Date.now() + 2 * 60_000)); // a key that was withdrawn has to go some day
-  expect((await knock(gate, `Bearer ${good}`)).status).toBe(503);
+  expect((await knock(gate, `Bearer ${await mint({ jti: "3" })}`)).status).toBe(503);
 });
 
 test("a new key is seen within ten seconds, without asking at every call", async () => {
@@ -357,6 +357,78 @@ test("a new key is seen within ten seconds, without asking at every call", async
   setSystemTime(new Date(Date.now() + 10_500));
   expect((await knock(gate, `Bearer ${next}`)).status).toBe(200);
   expect(service.asked).toBe(2);
+});
+
+// ---- A token that was verified a moment ago ----
+
+/** Verifies tokens, and counts how often somebody asked for the key to do it with. */
+function countingCheck() {
+  const asked = { times: 0, key: signInKey.publicKey };
+  const check = tokenCheck(room.config, async () => {
+    asked.times++;
+    return asked.key;
+  });
+  return { asked, check };
+}
+
+test("a token is verified once a minute, and again when the minute is over", async () => {
+  const { asked, check } = countingCheck();
+  const timer = spyOn(globalThis, "setTimeout");
+  const first = await check(good);
+  const [[minuteIsOver, ms]] = timer.mock.calls as unknown as [[() => void, number]];
+  timer.mockRestore();
+  expect(first.sub).toBe("ada");
+  expect(await check(good)).toBe(first);
+  expect({ times: asked.times, ms }).toEqual({ times: 1, ms: 60_000 });
+
+  minuteIsOver();
+  asked.key = (await generateKeyPair("RS256")).publicKey; // the old one was withdrawn
+  await expect(check(good)).rejects.toThrow("SIGNATURE");
+  expect(asked.times).toBe(2);
+});
+
+test("… and every time once it has ended", async () => {
+  const { check } = countingCheck();
+  const token = await mint({ exp: now() + 30 });
+  await check(token);
+  setSystemTime(new Date(Date.now() + 29_000));
+  await check(token);
+  setSystemTime(new Date(Date.now() + 1_500));
+  await expect(check(token)).rejects.toThrow("exp");
+});
+
+test("a refusal is not remembered, nor that nobody could check", async () => {
+  const { asked, check } = countingCheck();
+  const early = await mint({ nbf: now() + 20 });
+  await expect(check(early)).rejects.toThrow("nbf");
+  setSystemTime(new Date(Date.now() + 20_000));
+  expect((await check(early)).sub).toBe("ada");
+
+  asked.key = (await generateKeyPair("RS256")).publicKey;
+  await expect(check(good)).rejects.toThrow("SIGNATURE");
+  asked.key = signInKey.publicKey;
+  expect((await check(good)).sub).toBe("ada");
+});
+
+test("a token that was never verified is not somebody else's who was", async () => {
+  const { check } = countingCheck();
+  const [head, claims, signature] = good.split(".");
+  const ben = Buffer.from(JSON.stringify({ ...goodClaims(), sub: "ben" })).toString("base64url");
+  await check(good);
+  await expect(check(`${head}.${ben}.${signature}`)).rejects.toThrow("SIGNATURE");
+  await expect(check(`${head}.${claims}.${signature} `)).rejects.toThrow("form");
+  expect((await check(await mint({ sub: "ben" }))).sub).toBe("ben");
+});
+
+test("a thousand tokens are remembered, and no more", async () => {
+  const { asked, check } = countingCheck();
+  const tokens = await Promise.all(Array.from({ length: 1_001 }, (_, n) => mint({ jti: `${n}` })));
+  for (const token of tokens) await check(token);
+  await check(tokens[0]!);
+  await check(tokens[999]!);
+  expect(asked.times).toBe(1_001);
+  expect((await check(tokens[1_000]!)).sub).toBe("ada");
+  expect(asked.times).toBe(1_002);
 });
 
 // ---- Who is here ----

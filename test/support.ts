@@ -60,6 +60,7 @@ interface GatewayOptions {
   env?: Record<string, string>;
   store?: Store;
   keys?: Mounted;
+  createServer?: typeof createServer; // another one than main.ts has
 }
 
 /** The whole server, without a port: `send` a request, or `call` a tool as a person. Lines that it logs are in `log`. */
@@ -68,7 +69,7 @@ export async function gateway(options: GatewayOptions = {}) {
   const config = readConfig({ SESSION_SIGNING_SECRET: "s".repeat(43), ...options.env }, app.slug);
   const log: LogLine[] = [];
   const store = options.store ?? (await sqliteStore(":memory:"));
-  const fetch = createServer({ app, config, store, log: (line) => void log.push(line) }, options.keys ?? keyServer());
+  const fetch = (options.createServer ?? createServer)({ app, config, store, log: (line) => void log.push(line) }, options.keys ?? keyServer());
 
   const send = (path: string, init: RequestInit = {}) =>
     fetch(new Request(`http://localhost:8000${path}`, { ...init, headers: { host: "localhost:8000", ...(init.headers as Record<string, string>) } }));
