@@ -108,9 +108,17 @@ const ODD: [string, Odd][] = [
   meta("else/key", 1),
   meta("name", 1),
   meta("io.modelcontextprotocol/clientElse", 1),
+  meta("io.modelcontextprotocol/clientInfo2", 1),
   meta("io.modelcontextprotocol/logLevel", "debug"),
   meta("io.modelcontextprotocol/logLevel", 1),
   meta("traceparent", 1),
+  ...["2025-11-25", "2026-07-29"].map((version): [string, Odd] => [
+    `${version} in header and envelope`,
+    (sent) => {
+      sent.headers["mcp-protocol-version"] = version;
+      sent.message.params._meta = { [VERSION]: version, [CAPABILITIES]: {} };
+    },
+  ]),
   ["a batch", ({ message }) => [message]],
   ["a batch of two", ({ message }) => [message, { ...message, id: 2 }]],
   ["a result", () => ({ jsonrpc: "2.0", id: 1, result: {} })],
