@@ -100,7 +100,8 @@ export function rowOf(name: string, run: Run, baseline: string[]): string {
   const untried = all.length - failed.length - passed.length;
   const unexpected = problemsOf(run, baseline).length;
   const good = all.flat().filter(({ status }) => status === "SUCCESS");
-  const cells = [name, all.length, passed.length, failed.length, untried, unexpected, good.length, baseline.length];
+  const counts = [all, passed, failed].map(({ length }) => length);
+  const cells = [name, ...counts, untried, unexpected, good.length, baseline.length];
   return `| ${cells.join(" | ")} |`;
 }
 /** Every answer is held to the protocol's schema, too: that alone tries no scenario. */
