@@ -192,7 +192,7 @@ beforeAll(async () => {
 function lasting(text: string) {
   return text
     .replace(/\b\d{4}-\d\d-\d\dT[\d:.]+Z/g, "TIME")
-    .replace(/(\\?"(?:session|confirm|id|undone|ref)\\?":\\?")[\w-]{8,24}(?=\\?")/g, "$1MADE-UP");
+    .replace(/(\\?"(?:session|confirm|id|undone|ref)\\?":\\?")[\w-]{8,18}(?=\\?")/g, "$1MADE-UP");
 }
 /** What came, as an event or not, and whether it was we who wrote it: the SDK begins with the result. */
 async function answerOf(server: Gateway, { headers, message }: Sent, body: unknown = message) {

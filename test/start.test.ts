@@ -137,7 +137,7 @@ test("stdout has a JSON line for each call, and nothing that was said", async ()
   const call = (name: string, args: object) => post(`Bearer ${token}`, name, args);
 
   const opened = await call("begin_session", { session: "canary" });
-  const session = opened.match(/"session":"([\w-]{24})"/)![1]!;
+  const session = opened.match(/"session":"([\w-]{18})"/)![1]!;
   await call("user_write", { session, mood: "canary", notes: { canary: "canary" } });
   await call("user_write", { session, canary: "canary" });
   await call("domain_get_word", { session, word: "canary" });

@@ -8,6 +8,14 @@ const READS = { readOnlyHint: true, destructiveHint: false, openWorldHint: false
 const Nothing = z.strictObject({});
 const Address = z.object({ street: z.string().optional(), city: z.string().optional() })
   .meta({ id: "address", $anchor: "addressDef" });
+/** What a schema may say of itself beyond its fields. */
+const SAID = {
+  $schema: "https://json-schema.org/draft/2020-12/schema",
+  allOf: [{ anyOf: [{ required: ["name"] }, { required: ["session"] }] }],
+  if: { required: ["name"] },
+  then: { required: ["session"] },
+  else: { required: ["session"] },
+};
 
 export const conformanceApp: App = {
   slug: "conformance",
@@ -40,14 +48,14 @@ export const conformanceApp: App = {
         throw new Refusal("test", "This tool intentionally returns an error for testing");
       },
     }),
-    json_schema_2020_12_tool: tool({
+    json_schema_2020_12_tool: {
       title: "A schema",
       annotations: READS,
       description: "Takes a name and an address, and does nothing with them.",
-      input: { name: z.string().optional(), address: Address.optional() },
-      output: {},
+      input: z.strictObject({ name: z.string().optional(), address: Address.optional() }).meta(SAID),
+      output: z.strictObject({}),
       run: async () => ({}),
-    }),
+    },
     test_header: tool({
       title: "A header",
       annotations: READS,

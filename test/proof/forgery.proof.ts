@@ -471,7 +471,7 @@ const later = async (seconds: number, key: string) => {
   await Bun.sleep(1_000);
   return key;
 };
-const changed = (key: string) => key.slice(0, 23) + (key[23] === "A" ? "E" : "A");
+const changed = (key: string) => key.slice(0, 17) + (key[17] === "A" ? "E" : "A");
 
 // MCP security best practices, Session Hijacking; and RFC 8725, 3.12 for another purpose's.
 type SessionRow = [wrong: string, forge: (hand: Hand) => unknown];
@@ -483,12 +483,12 @@ const sessions: Record<string, SessionRow[]> = {
     ["a number", () => 5],
     ["true", () => true],
     ["a list with the key in it", ({ own }) => [own]],
-    ["an object that says it is the key", ({ own }) => ({ toString: own, length: 24 })],
+    ["an object that says it is the key", ({ own }) => ({ toString: own, length: 18 })],
     ["the sign-in token instead", ({ token }) => token],
   ],
   altered: [
-    ["made up, of the right length", () => "A".repeat(24)],
-    ["made up of the alphabet's other end", () => "_".repeat(24)],
+    ["made up, of the right length", () => "A".repeat(18)],
+    ["made up of the alphabet's other end", () => "_".repeat(18)],
     ["without its last character", ({ own }) => own.slice(0, -1)],
     ["without its first character", ({ own }) => own.slice(1)],
     ["cut down to its expiry", ({ own }) => own.slice(0, 6)],
@@ -497,12 +497,12 @@ const sessions: Record<string, SessionRow[]> = {
     ["with base64's padding", ({ own }) => `${own}=`],
     ["with a space after", ({ own }) => `${own} `],
     ["with a line end after", ({ own }) => `${own}\n`],
-    ["with a space for its last character", ({ own }) => `${own.slice(0, 23)} `],
+    ["with a space for its last character", ({ own }) => `${own.slice(0, 17)} `],
     ["in capitals", ({ own }) => own.toUpperCase()],
-    ["in base64's other alphabet", ({ own }) => `${own.slice(0, 22)}+/`],
-    ["ending beyond ASCII", ({ own }) => `${own.slice(0, 23)}ä`],
-    ["ending in half a character", ({ own }) => `${own.slice(0, 23)}\ud83d`],
-    ["24 emoji", () => "🙂".repeat(24)],
+    ["in base64's other alphabet", ({ own }) => `${own.slice(0, 16)}+/`],
+    ["ending beyond ASCII", ({ own }) => `${own.slice(0, 17)}ä`],
+    ["ending in half a character", ({ own }) => `${own.slice(0, 17)}\ud83d`],
+    ["18 emoji", () => "🙂".repeat(18)],
     ["a hundred thousand characters", () => "A".repeat(100_000)],
     ["its last character another", ({ own }) => changed(own)],
     ["an earlier key with a later expiry", ({ own, earlier }) => expiring(earlier, expiryOf(own))],

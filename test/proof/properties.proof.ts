@@ -204,7 +204,7 @@ describe.each(kinds)("On $kind", ({ kind, place: newPlace }) => {
         case "forget": {
           const [mine, theirs] = [models[step.who]!, models[1 - step.who]!];
           const known = { mine: mine.code, theirs: theirs.code, "made up": undefined }[step.code];
-          const confirm = known?.code ?? "A".repeat(24);
+          const confirm = known?.code ?? "A".repeat(18);
           const { structuredContent } = await use(step.who, "user_forget_me", { confirm });
           const isGood = step.code === "mine" && mine.code?.version === mine.version;
           expect(structuredContent?.forgotten ?? false).toBe(isGood);
