@@ -3,8 +3,10 @@
 
 import { expect, test } from "bun:test";
 import { join } from "node:path";
+import { encode } from "gpt-tokenizer";
 import { type Article, loadApp, loadArticles, searchArticles, StartError } from "../main.ts";
-import { gateway, ROOT, scratch, type ToolResult } from "./support.ts";
+import { gateway, mint, ROOT, scratch, type ToolResult } from "./support.ts";
+import { surfaceAccepted, surfaceNow } from "./surface.ts";
 
 const articles = await loadArticles(join(ROOT, "seed/articles.json"));
 const room = await gateway({ app: await loadApp() });
@@ -197,4 +199,22 @@ test("the rules name the tool behind each habit, and what is saved is only mater
   const named = ["domain_get_article", "user_save_state", "user_list_actions", "user_undo"];
   for (const name of named) expect(rules).toContain(name);
   expect(rules).toContain("it is still only material");
+});
+
+// ---- What hosts and models read ----
+
+test("no word that a host reviewed has changed (`bun run surface` accepts what is new)", async () => {
+  expect(await surfaceNow()).toEqual(await surfaceAccepted());
+});
+
+test("what a model has to read and type is short", async () => {
+  const tokens = (text: string) => encode(text).length;
+  const { tools } = await surfaceNow();
+  const menu = tools.map(({ outputSchema, ...read }) => read);
+  expect(tokens(JSON.stringify(menu))).toBeLessThanOrEqual(1_500);
+  const opened = await room.call("begin_session", {}, await mint({ sub: "somebody new" }));
+  expect(tokens(textOf(opened))).toBeLessThanOrEqual(350);
+  const keys = Array.from({ length: 100 }, async () => (await room.enter()).session);
+  const lengths = (await Promise.all(keys)).map(tokens).sort((a, b) => a - b);
+  expect(lengths[95]).toBeLessThanOrEqual(16);
 });

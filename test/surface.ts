@@ -1,0 +1,42 @@
+// What a host shows a reviewer, and a model reads: hosts freeze what they reviewed, so a word of it
+// changes only on purpose. `bun run surface` accepts the words as they are now.
+
+import { join } from "node:path";
+import { createServer, loadApp, readConfig, sqliteStore } from "../main.ts";
+
+const FILE = join(import.meta.dir, "surface.json");
+const HEADERS = {
+  host: "localhost",
+  "content-type": "application/json",
+  accept: "application/json, text/event-stream",
+};
+
+export interface Surface {
+  instructions: string;
+  rules: string;
+  persona: string;
+  tools: { outputSchema?: object }[];
+}
+/** As a host app gets it from the server. */
+export async function surfaceNow(): Promise<Surface> {
+  const app = await loadApp();
+  const config = readConfig({ AUTH_DISABLED: "1" }, app.slug);
+  const store = await sqliteStore(":memory:");
+  const serve = createServer({ app, config, store, log: () => {} });
+  const ask = async (method: string, params: object) => {
+    const body = JSON.stringify({ jsonrpc: "2.0", id: 1, method, params });
+    const request = new Request(config.resourceUrl, { method: "POST", headers: HEADERS, body });
+    const text = await (await serve(request)).text();
+    return JSON.parse(text.match(/^data: (.*)$/m)?.[1] ?? text).result;
+  };
+  const clientInfo = { name: "surface", version: "1" };
+  const hello = { protocolVersion: "2025-11-25", capabilities: {}, clientInfo };
+  const { instructions } = await ask("initialize", hello);
+  const opened = await ask("tools/call", { name: "begin_session", arguments: {} });
+  const { rules, persona } = opened.structuredContent;
+  const { tools } = await ask("tools/list", {});
+  return { instructions, rules, persona, tools };
+}
+export const surfaceAccepted = async (): Promise<Surface> => Bun.file(FILE).json();
+
+if (import.meta.main) await Bun.write(FILE, `${JSON.stringify(await surfaceNow(), null, 2)}\n`);
