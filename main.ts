@@ -36,9 +36,7 @@ import { chmodSync, closeSync, openSync, statSync } from "node:fs";
 import net from "node:net";
 import { z } from "zod";
 import * as mcp from "@modelcontextprotocol/server";
-import {
-  createRemoteJWKSet, customFetch, decodeJwt, errors, jwtVerify, type JWTVerifyGetKey,
-} from "jose";
+import { createRemoteJWKSet, customFetch, errors, jwtVerify, type JWTVerifyGetKey } from "jose";
 import postgres from "postgres";
 import { engines, version } from "./package.json" with { type: "json" };
 
@@ -417,6 +415,7 @@ export interface Person {
   sub: string;
   email: string | null;
   scopes: string[];
+  until: number; // when the token ends, in seconds since 1970
 }
 /** The token is at fault: 401. `check` says which line refused it, `came` what it said instead. */
 export class BadToken extends Error {
@@ -485,19 +484,20 @@ export async function verifyToken(
     sub,
     email: isPlain(email, 320) ? email : null,
     scopes: named.join(" ").split(" ").filter(Boolean),
+    until: exp,
   };
 }
 
 /** Whose token it is, remembered for a minute but never past its end: so much longer is a key
  *  trusted that was withdrawn. A refusal is not remembered. */
 export function tokenCheck(config: Config, keys: JWTVerifyGetKey) {
-  const verified = new Map<string, { person: Person; exp: number }>();
+  const verified = new Map<string, Person>();
   return async (token: string) => {
     const known = verified.get(token);
-    if (known && known.exp > Date.now() / 1000) return known.person;
+    if (known && known.until > Date.now() / 1000) return known;
     const person = await verifyToken(token, config, keys);
     if (verified.size < KNOWN_TOKENS) {
-      verified.set(token, { person, exp: decodeJwt(token).exp! });
+      verified.set(token, person);
       setTimeout(() => verified.delete(token), 60_000).unref();
     }
     return person;
@@ -640,9 +640,9 @@ function isStorable(value: unknown) {
 }
 
 /** @throws Fault once `until` (of performance.now()) is over, though the work itself goes on. */
-export function withDeadline<T>(until: number, work: () => PromiseLike<T>): Promise<T> {
+export async function withDeadline<T>(until: number, work: () => PromiseLike<T>) {
   const left = until - performance.now();
-  if (left <= 0) return Promise.reject(new Fault("no time left"));
+  if (left <= 0) throw new Fault("no time left");
   const { promise: late, reject } = Promise.withResolvers<never>();
   const timer = setTimeout(() => reject(new Fault("no answer in time")), left);
   return Promise.race([Promise.try(work), late]).finally(() => clearTimeout(timer));
@@ -703,10 +703,10 @@ async function callTool(server: Server, call: Call, args: Json): Promise<mcp.Cal
 
 /** @returns how many seconds a person has to wait before a call, 0 for none. Each replica counts
  *  for itself; across the edge of two minutes twice as many pass. */
-export function rateLimit(callsPerMinute: number): (personId: string) => number {
+export function rateLimit(callsPerMinute: number) {
   const calls = new Map<string, number>(); // of this minute
   let ends = 0;
-  return (personId) => {
+  return (personId: string) => {
     const now = performance.now(); // a clock that is never set back
     if (now >= ends) {
       calls.clear();
@@ -981,7 +981,7 @@ async function signIn(parts: Parts, check: ReturnType<typeof tokenCheck>, { head
     if ([...headers.keys()].some((name) => FORWARDED.test(name))) {
       throw answer(403, "AUTH_DISABLED is for this machine, and others reach it through a proxy");
     }
-    return { id: "local|local-demo", sub: "local-demo", email: null, scopes: [] };
+    return { id: "local|local-demo", sub: "local-demo", email: null, scopes: [], until: Infinity };
   }
   const [scheme, token = ""] = (headers.get("authorization") ?? "").split(/ +(.*)/);
   if (scheme!.toLowerCase() !== "bearer") throw challenge(parts);
@@ -1176,14 +1176,12 @@ export interface Receipt {
  *  reading each other's versions. */
 export function queueByPerson() {
   const turns = new Map<string, Promise<unknown>>();
-  return async <T>(personId: string, work: () => Promise<T>): Promise<T> => {
+  return <T>(personId: string, work: () => Promise<T>): Promise<T> => {
     const turn = (turns.get(personId) ?? Promise.resolve()).then(work, work);
     turns.set(personId, turn);
-    try {
-      return await turn;
-    } finally {
+    return turn.finally(() => {
       if (turns.get(personId) === turn) turns.delete(personId);
-    }
+    });
   };
 }
 

@@ -30,6 +30,7 @@ const gate = of("test/gate.test.ts");
 const common = of("test/common-tools.test.ts");
 const limits = of("test/limits.test.ts");
 const http = of("test/http.test.ts");
+const plain = of("test/plain-calls.test.ts");
 const memory = of("test/memory.test.ts");
 const stores = of("test/stores.test.ts");
 const held = of("test/stores.test.ts", "row that somebody holds");
@@ -106,6 +107,12 @@ export const MAIN_MUTANTS: Mutant[] = [
   signIn("a key service that never answers", "timeoutDuration: 2_000", "timeoutDuration: 60_000"),
   signIn("a key withdrawn and still trusted", "cacheMaxAge: 600_000", "cacheMaxAge: 6_000_000"),
   signIn("made-up keys that each cost a fetch", "cooldownDuration: 10_000", "cooldownDuration: 0"),
+  signIn("a token verified again at each call", "const known = verified.get(token);",
+    "const known = undefined as Person | undefined;"),
+  signIn("a token that is over, remembered", " && known.until > Date.now() / 1000"),
+  signIn("tokens remembered without end", "if (verified.size < KNOWN_TOKENS)", "if (true)"),
+  signIn("a withdrawn key trusted for longer than a minute",
+    "setTimeout(() => verified.delete(token), 60_000).unref();"),
 
   // 4. Sessions
   gate("any key at all", `!keys.check("session", session)`, "!session"),
@@ -116,7 +123,7 @@ export const MAIN_MUTANTS: Mutant[] = [
   session("a code for one thing used for another", "[purpose, personId, head", "[personId, head"),
   session("a key of another length", "|| !/^[\\w-]{18}$/.test(given)"),
   session("a key that is no text", `if (typeof given !== "string" || `, "if ("),
-  session("two keys alike", "const head = randomBytes(7);", "const head = Buffer.alloc(7);"),
+  session("two keys alike", "const head = randomBytes(6);", "const head = Buffer.alloc(6);"),
 
   // 5. The gate
   gate("a tool that somebody adds and forgets to guard", "if (!OPEN_TOOLS.includes(name) &&",
@@ -197,6 +204,30 @@ export const MAIN_MUTANTS: Mutant[] = [
   http("a browser shown a machine's answer", `?.includes("text/html")) return page(server);`,
     `?.includes("text/nothing")) return page(server);`),
   http("the outer wall of a body", "    maxRequestBodySize: 4 * BODY_BYTES,"),
+  plain("a tool that nobody has", "const isPlain = call.tool && method", "const isPlain = method"),
+  plain("another method", `method === "tools/call" && id`, "id"),
+  plain("a notification", " && id !== undefined"),
+  plain("arguments that are nothing", "isObject(args) && !Array.isArray(args) && header",
+    "!Array.isArray(args) && header"),
+  plain("arguments in a list", " && !Array.isArray(args) && header", " && header"),
+  plain("a body of another type", ` && header("content-type") === "application/json"`),
+  plain("a task, or an answer to a question", "{ ...more, ..._meta }", "{ ..._meta }"),
+  plain("a wish for progress", "{ ...more, ..._meta }", "{ ...more }"),
+  plain("a key of the envelope that nobody knows", "(protocolVersion|clientInfo|clientCapabilities)$/",
+    "(protocolVersion|clientInfo|clientCapabilities)/"),
+  plain("headers that disagree about the revision", "protocolVersionHeader: version,",
+    `protocolVersionHeader: "2026-07-28",`),
+  plain("headers that disagree about the method", `    mcpMethodHeader: header("mcp-method"),\n`),
+  plain("headers that disagree about the tool", ` === "2026-07-28"\n    && header("mcp-name") === name;`,
+    ` === "2026-07-28";`),
+  plain("a revision to come", `route.kind === "modern" && version === "2026-07-28"`,
+    `route.kind === "modern"`),
+  plain("an envelope that is not right", `route.kind === "modern" && version`, "version"),
+  plain("a request of the other era", `route.kind === "legacy" && mcp.SUPPORTED`, "mcp.SUPPORTED"),
+  plain("a revision that nobody knows", " && mcp.SUPPORTED_PROTOCOL_VERSIONS.includes(version)"),
+  plain("a client that takes only one of two media types", "MEDIA_TYPES.every", "MEDIA_TYPES.some"),
+  plain("a result of 2026 without its kind", `{ resultType: "complete", _meta: {`, "{ _meta: {"),
+  plain("a result of 2026 for a client of 2025", "...(isModern && modern)", "...modern"),
 
   // 8. Memory
   gate("a write that nobody will hear of", "if (left < Math.max(WRITE_MS, took)) throw",
@@ -318,6 +349,7 @@ export const MAIN_MUTANTS: Mutant[] = [
   // 10. Start
   logging("a log that waits for its reader", "if (held > LOG_BYTES) return",
     "if (false) return"),
+  logging("a write for each line", "if (!lines) setImmediate(flush);", "setImmediate(flush);"),
   logging("lines dropped and not counted", "dropped > 0 ? { ...line, dropped } : line", "line"),
   of(START, "of a Postgres address")("a password on the screen", "`postgres at ${hostname}`",
     "databaseUrl"),
