@@ -31,7 +31,7 @@
 //             ──▶ 1. The app, 6. Common tools ──▶ 8. Memory ──▶ 9. Stores
 
 import { Database } from "bun:sqlite";
-import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
+import { randomBytes, timingSafeEqual } from "node:crypto";
 import { chmodSync, closeSync, openSync, statSync } from "node:fs";
 import net from "node:net";
 import { z } from "zod";
@@ -541,7 +541,7 @@ const CONFIRM_SECONDS = 300;
 export function keysFor(secret: string, personId: string) {
   const sign = (head: Buffer, purpose: string) => {
     const text = JSON.stringify([purpose, personId, head.toString("hex")]);
-    const mac = createHmac("sha256", secret).update(text).digest();
+    const mac = new Bun.CryptoHasher("sha256", secret).update(text).digest();
     return Buffer.concat([head, mac.subarray(0, 7)]).toString("base64url");
   };
   return {
