@@ -535,26 +535,26 @@ function keySet(jwksUrl: string, mockAuth?: Mounted) {
 const SESSION_SECONDS = 3600;
 const CONFIRM_SECONDS = 300;
 
-/** Makes and checks one person's keys, each good for one purpose and for a while: 4 bytes of
- *  expiry, 2 that make it unlike others of the same second, 7 of MAC: to guess it takes the
- *  person's token, and one call a guess. */
+/** Makes and checks one person's keys, each good for one purpose and for a while: 32 bits of
+ *  expiry, 16 that make it unlike others of the same second, 60 of MAC (to guess, one needs the
+ *  person's token, and a call a guess). */
 export function keysFor(secret: string, personId: string) {
-  const sign = (head: Buffer, purpose: string) => {
-    const text = JSON.stringify([purpose, personId, head.toString("hex")]);
-    const mac = new Bun.CryptoHasher("sha256", secret).update(text).digest();
-    return Buffer.concat([head, mac.subarray(0, 7)]).toString("base64url");
+  const sign = (head: string, purpose: string) => {
+    const mac = new Bun.CryptoHasher("sha256", secret);
+    mac.update(JSON.stringify([purpose, personId, head]));
+    return head + mac.digest("base64url").slice(0, 10);
   };
   return {
     make(purpose: string, seconds: number) {
       const head = randomBytes(6);
       head.writeUInt32BE(Math.floor(Date.now() / 1000) + seconds);
-      return sign(head, purpose);
+      return sign(head.toString("base64url"), purpose);
     },
     check(purpose: string, given: unknown) {
       if (typeof given !== "string" || !/^[\w-]{18}$/.test(given)) return false;
-      const head = Buffer.from(given, "base64url").subarray(0, 6);
+      const head = given.slice(0, 8);
       const isOurs = timingSafeEqual(Buffer.from(given), Buffer.from(sign(head, purpose)));
-      return isOurs && head.readUInt32BE() > Date.now() / 1000;
+      return isOurs && Buffer.from(head, "base64url").readUInt32BE() > Date.now() / 1000;
     },
   };
 }
@@ -606,7 +606,7 @@ interface CallContext extends ToolContext {
 }
 
 /** When, and a reference: what each line of the log starts with. */
-const newLine = () => ({ at: new Date().toISOString(), ref: randomBytes(4).toString("hex") });
+const newLine = () => ({ at: new Date().toISOString(), ref: crypto.randomUUID().slice(0, 8) });
 type Outcome = Pick<LogLine, "outcome" | "why" | "error">;
 function logCall({ log }: Parts, { at, ref, person, name, tool, arrived }: Call, outcome: Outcome) {
   const ms = Math.round((performance.now() - arrived) * 10) / 10;
@@ -895,6 +895,7 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
   const info = { name: app.slug, title: app.name, version };
   const serveMcp = mcpEndpoint({ ...parts, info, tools, inTurn: queueByPerson() }, mockAuth);
   const names = ["localhost", "127.0.0.1", "[::1]", new URL(config.resourceUrl).hostname];
+  const isMcp = (path: string) => /^\/mcp\/?$/.test(path);
   let ping: Promise<void> | undefined;
 
   /** What platforms watch: it asks for what a visit needs, once for all who ask at a time. */
@@ -908,7 +909,7 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
   async function route(request: Request, path: string, arrived: number) {
     const reads = request.method === "GET" || request.method === "HEAD";
     if (request.method === "OPTIONS") return new Response(null, { status: 204 });
-    if (/^\/mcp\/?$/.test(path)) return serveMcp(request, arrived);
+    if (isMcp(path)) return serveMcp(request, arrived);
     if (reads && /^\/\.well-known\/oauth-protected-resource(\/mcp)?$/.test(path)) {
       return Response.json(metadataOf(parts));
     }
@@ -922,7 +923,8 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
     const host = request.headers.get("host") ?? "";
     const isHost = !/[/@?#]/.test(host); // the SDK finds a host in "x@localhost": it reads a URL
     if (!isHost || !mcp.validateHostHeader(host, names).ok) return answer(403, `${NOT_OURS} Host`);
-    const mounted = await mockAuth?.(request); // before Origin: browsers post its form with "null"
+    // Before Origin: browsers post its form with "null".
+    const mounted = !isMcp(path) && (await mockAuth?.(request));
     if (mounted) return mounted;
     const origin = request.headers.get("origin");
     if (!mcp.validateOriginHeader(origin, names).ok) return answer(403, `${NOT_OURS} Origin`);
@@ -983,9 +985,9 @@ async function signIn(parts: Parts, check: ReturnType<typeof tokenCheck>, { head
     }
     return { id: "local|local-demo", sub: "local-demo", email: null, scopes: [], until: Infinity };
   }
-  const [scheme, token = ""] = (headers.get("authorization") ?? "").split(/ +(.*)/);
-  if (scheme!.toLowerCase() !== "bearer") throw challenge(parts);
-  const person = await check(token).catch((error) => {
+  const bearer = /^bearer(?: +(.*))?$/i.exec(headers.get("authorization") ?? "");
+  if (!bearer) throw challenge(parts);
+  const person = await check(bearer[1] ?? "").catch((error) => {
     if (error instanceof BadToken) {
       const expected = { aud: config.resourceUrl, iss: config.issuer }[error.check];
       const hint = expected && `${error.check} has to be ${expected}`;
@@ -1059,32 +1061,37 @@ function mcpEndpoint(server: Server, mockAuth?: Mounted) {
 }
 
 const MEDIA_TYPES = ["application/json", "text/event-stream"];
-const ENVELOPE = /^io\.modelcontextprotocol\/(protocolVersion|clientInfo|clientCapabilities)$/;
-/** Answers a call that is right in every way and asks for nothing but its result. Undefined for
- *  what is odd in any: the SDK knows the answer to each, and builds a server for it. */
-async function answerPlain(server: Server, call: Call, { headers }: Request, message: Message) {
+/** A call that asks for nothing but its result. */
+const PlainCall = z.strictObject({
+  jsonrpc: z.literal("2.0"),
+  id: z.union([z.string(), z.int()]),
+  method: z.literal("tools/call"),
+  params: z.strictObject({
+    name: z.string(),
+    arguments: z.record(z.string(), z.unknown()).default({}),
+    _meta: z.strictObject({
+      [mcp.PROTOCOL_VERSION_META_KEY]: z.literal("2026-07-28"),
+      [mcp.CLIENT_INFO_META_KEY]: z.custom(mcp.isSpecType.Implementation).optional(),
+      [mcp.CLIENT_CAPABILITIES_META_KEY]: z.custom(mcp.isSpecType.ClientCapabilities),
+    }).optional(),
+  }),
+});
+/** Answers a plain call that is right in every way. Undefined for what is odd in any: the SDK
+ *  knows the answer to each, and builds a server for it. */
+async function answerPlain(server: Server, call: Call, { headers }: Request, message: object) {
+  const { data } = PlainCall.safeParse(message);
   const header = (name: string) => headers.get(name) ?? "";
-  const { id, method, params } = message;
-  const { name, arguments: args = {}, _meta, ...more } = params ?? {};
-  const isPlain = call.tool && method === "tools/call" && id !== undefined
-    && isObject(args) && !Array.isArray(args) && header("content-type") === "application/json"
-    && Object.keys({ ...more, ..._meta }).every((key) => ENVELOPE.test(key));
-  if (!isPlain) return undefined;
+  if (!data || !call.tool || header("content-type") !== "application/json") return undefined;
+  const { id, method, params: { name, arguments: args, _meta } } = data;
   const version = header("mcp-protocol-version");
-  const route = mcp.classifyInboundRequest({
-    httpMethod: "POST",
-    protocolVersionHeader: version,
-    mcpMethodHeader: header("mcp-method"),
-    body: message,
-  });
-  const isModern = route.kind === "modern" && version === "2026-07-28"
-    && header("mcp-name") === name;
-  const is2025 = route.kind === "legacy" && mcp.SUPPORTED_PROTOCOL_VERSIONS.includes(version)
-    && MEDIA_TYPES.every((type) => header("accept").includes(type));
-  if (!isModern && !is2025) return undefined;
+  const agrees = _meta
+    ? version === "2026-07-28" && header("mcp-method") === method && header("mcp-name") === name
+    : mcp.SUPPORTED_PROTOCOL_VERSIONS.includes(version)
+      && MEDIA_TYPES.every((type) => header("accept").includes(type));
+  if (!agrees) return undefined;
   const result = await callTool(server, call, args);
   const modern = { resultType: "complete", _meta: { [mcp.SERVER_INFO_META_KEY]: server.info } };
-  return Response.json({ jsonrpc: "2.0", id, result: { ...result, ...(isModern && modern) } });
+  return Response.json({ jsonrpc: "2.0", id, result: { ...result, ...(_meta && modern) } });
 }
 
 /** The tools as `tools/list` shows them. Made once: it is slow. */
@@ -1118,16 +1125,16 @@ async function parseJsonBody(request: Request) {
   };
   let message: unknown;
   try {
-    message = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(body), refuseProto);
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(body);
+    const isPlain = text.length < 2_000 && !/__proto__|\\u/.test(text); // it takes long
+    message = JSON.parse(text, isPlain ? undefined : refuseProto);
   } catch {
     throw answer(400, "the body is not JSON in UTF-8");
   }
   if (Array.isArray(message)) throw answer(400, "one message a request: batches are not served");
   if (!isObject(message)) throw answer(400, "the body is not a JSON-RPC message");
-  return message as Message;
+  return message as { method?: unknown; params?: { name?: unknown } };
 }
-type Message = Partial<mcp.JSONRPCRequest>;
-
 /** CORS, for clients that run in a browser. */
 function allowOrigin(request: Request, origin: string, headers: Headers) {
   const asked = request.headers.get("access-control-request-headers") ?? "";

@@ -174,7 +174,7 @@ export const MAIN_MUTANTS: Mutant[] = [
   http("a health check that asks once for each", "ping ??= store.ping()", "ping = store.ping()"),
   http("a health check that remembers", ".finally(() => { ping = undefined; })"),
   http("a proxy before a server without sign-in", "FORWARDED.test(name)", "false"),
-  http("a request by no known scheme", `scheme!.toLowerCase() !== "bearer"`, "!scheme"),
+  http("a request by no known scheme", "/^bearer(?: +(.*))?$/i", "/^\\S+(?: +(.*))?$/i"),
   http("our trouble taken for the caller's", "throw answer(503,", "throw answer(401,"),
   http("a wrong audience without a hint", `throw challenge(parts, "invalid_token", hint)`,
     `throw challenge(parts, "invalid_token")`),
