@@ -137,6 +137,8 @@ describe("POST /mcp", () => {
     ["a message of another protocol", '{"jsonrpc":"1.0","id":1,"method":"tools/list"}'],
     ["what isn't UTF-8", bytes('{"jsonrpc":"2.0","id":1,"method":"', [0xc3, 0x28, 0xff], '"}')],
     ["__proto__ as a key", HEALTH.replace('"arguments":{}', '"arguments":{"__proto__":{"a":1}}')],
+    ["__proto__ as a key, escaped", HEALTH.replace("{}", '{"\\u005f_proto__":{"a":1}}')],
+    ["lists in lists", HEALTH.replace("{}", `{"a":${"[".repeat(60_000)}${"]".repeat(60_000)}}`)],
     ["__proto__ in the envelope", HEALTH.replace("{", '{"__proto__":{"id":2},')],
   ])("answers %s with 400, in JSON", async (_, body) => {
     const response = await post(body);
