@@ -9,6 +9,13 @@ const jobs: Job[] = ((globalThis as { atEnd?: Job[] }).atEnd ??= []);
 /** Does this when all tests are over, last come first served. */
 export const atEnd = (job: Job): void => void jobs.push(job);
 
-afterAll(async () => {
+/** For a program that is not a test, and has to say itself when it is over. */
+export async function tidyUp(): Promise<void> {
   for (const job of jobs.splice(0).reverse()) await job();
-}, 60_000); // a database's folder is large, and the machine may be busy
+}
+
+try {
+  afterAll(tidyUp, 60_000); // a database's folder is large, and the machine may be busy
+} catch {
+  // Not under `bun test`: there is no afterAll, and the program calls tidyUp.
+}

@@ -1,0 +1,154 @@
+// The servers that are measured, each in a process of its own, and sixteen people who use it.
+
+import { join } from "node:path";
+import { exportJWK, generateKeyPair, SignJWT } from "jose";
+import { atEnd } from "../test/cleanup.ts";
+import { freePort, ROOT, scratch } from "../test/support.ts";
+import { exchange } from "./load.ts";
+import { type Era, operations, type Person, requestOf } from "./requests.ts";
+import { resultOf } from "./answers.ts";
+import { makeSession } from "./work.ts";
+
+const PEOPLE = 16; // a person may make a million calls a minute at most
+
+export interface Contender {
+  name: string;
+  runtime: "Bun" | "Node";
+  file: string; // in contenders/
+  env?: Record<string, string>;
+  eras: Era[];
+}
+export const ours: Contender = { name: "Reading Room", runtime: "Bun", file: "../../main.ts", eras: ["2025-11-25", "2026-07-28"] };
+export const others: Contender[] = [
+  { name: "bare Bun, each token verified", runtime: "Bun", file: "bare-bun.ts", eras: ["2025-11-25", "2026-07-28"] },
+  { name: "bare Bun, tokens cached", runtime: "Bun", file: "bare-bun.ts", env: { TOKENS: "cached" }, eras: ["2025-11-25", "2026-07-28"] },
+  { name: "SDK v2", runtime: "Bun", file: "sdk-v2-bun.ts", eras: ["2025-11-25", "2026-07-28"] },
+];
+
+export interface Server {
+  contender: Contender;
+  process: Process;
+  port: number;
+  people: Person[];
+  badTokens: Record<string, string>; // a good one, but for what its name says
+}
+
+// ---- A process ----
+
+interface Process {
+  pid: number;
+  /** What it logged, but for calls that went well. */
+  complaints(): Promise<string>;
+  stop(): Promise<void>;
+}
+
+/** Its stdout goes through grep, as to a program that reads a log: what says `ok` is dropped. */
+async function run(command: string[], env: Record<string, string>): Promise<Process> {
+  const folder = await scratch();
+  const log = join(folder, "log");
+  const reader = `exec grep --line-buffered -v '"outcome":"ok"' > '${log}.out'`;
+  const script = `exec "$@" > >(${reader}) 2> '${log}.err'`; // exec: the process is the server
+  const child = Bun.spawn(["bash", "-c", script, "bash", ...command], {
+    cwd: folder,
+    env: { PATH: process.env.PATH!, HOME: process.env.HOME ?? folder, ...env },
+    stdio: ["ignore", "ignore", "inherit"],
+  });
+  const stop = async () => {
+    child.kill("SIGKILL");
+    await child.exited;
+  };
+  atEnd(stop);
+  const read = (name: string) => Bun.file(`${log}.${name}`).text().catch(() => "");
+  return { pid: child.pid, stop, complaints: async () => await read("out") + await read("err") };
+}
+
+/** Waits until a request is answered by 200. @throws with what the process said, if it never is. */
+async function firstAnswer({ complaints }: Process, port: number, request: string) {
+  for (const end = Date.now() + 15_000; Date.now() < end; await Bun.sleep(1)) {
+    const answer = await exchange(port, request).catch(() => undefined);
+    if (answer?.status === 200) return;
+  }
+  throw new Error(`no first answer: ${await complaints()}`);
+}
+
+// ---- Ours ----
+
+const SECRET = "a secret of the bench, and of nothing else";
+const nameOf = (index: number) => `reader-${10 + index}`;
+const audienceOf = (port: number) => `http://localhost:${port}/mcp`;
+const everybody = <T>(make: (sub: string) => Promise<T>) =>
+  Promise.all(Array.from({ length: PEOPLE }, (_, index) => make(nameOf(index))));
+/** With another character in the middle of the signature. */
+const forged = (token: string) =>
+  `${token.slice(0, -100)}${token.at(-100) === "A" ? "B" : "A"}${token.slice(-99)}`;
+
+/** `bun run main.ts`, as it is: with the sign-in service that it mounts locally. */
+export async function startOurs(databaseUrl: string): Promise<Server> {
+  const port = await freePort();
+  const process = await run(["bun", "run", join(ROOT, "main.ts")], {
+    PORT: String(port),
+    DATABASE_URL: databaseUrl,
+    RATE_LIMIT_PER_MINUTE: "1000000",
+    SESSION_SIGNING_SECRET: SECRET,
+  });
+  await firstAnswer(process, port, `GET /health HTTP/1.1\r\nHost: localhost:${port}\r\n\r\n`);
+  const mint = async (sub: string, aud = audienceOf(port)) =>
+    (await fetch(`http://localhost:${port}/mock-auth/token?sub=${sub}&aud=${aud}&ttl=3600`)).text();
+  const people = await everybody(async (sub) => {
+    const visitor = { token: await mint(sub), session: "" };
+    const answer = await exchange(port, requestOf(port, "2025-11-25", operations.begin, visitor));
+    return { ...visitor, session: String(resultOf(answer)?.structuredContent?.session) };
+  });
+  const badTokens = {
+    forged: forged(people[0]!.token),
+    "for another audience": await mint(nameOf(0), audienceOf(1)),
+  };
+  return { contender: ours, process, port, people, badTokens };
+}
+
+// ---- The others ----
+
+/** A sign-in service for the others: its public key, which they fetch once. */
+const { privateKey, publicKey } = await generateKeyPair("RS256", { extractable: true });
+const jwk = { ...(await exportJWK(publicKey)), kid: "bench", alg: "RS256", use: "sig" };
+const keys = Bun.serve({ hostname: "127.0.0.1", port: 0, fetch: () => Response.json({ keys: [jwk] }) });
+atEnd(() => keys.stop(true));
+const ISSUER = `http://127.0.0.1:${keys.port}`;
+
+/** A token with the claims that mock-auth.ts gives ours. */
+function mint(sub: string, aud: string) {
+  const iat = Math.floor(Date.now() / 1000);
+  const claims = { iss: ISSUER, sub, aud, client_id: "curl", iat, exp: iat + 3600, jti: crypto.randomUUID() };
+  const header = { alg: "RS256", typ: "at+jwt", kid: "bench" };
+  return new SignJWT(claims).setProtectedHeader(header).sign(privateKey);
+}
+
+export async function startOther(contender: Contender): Promise<Server> {
+  const port = await freePort();
+  const process = await run(await commandOf(contender), {
+    NODE_ENV: "production",
+    PORT: String(port),
+    ISSUER,
+    AUDIENCE: audienceOf(port),
+    JWKS_URL: `${ISSUER}/jwks.json`,
+    SESSION_SECRET: SECRET,
+    ...contender.env,
+  });
+  const people = await everybody(async (sub) =>
+    ({ token: await mint(sub, audienceOf(port)), session: makeSession(SECRET, sub) }));
+  const badTokens = {
+    forged: forged(people[0]!.token),
+    "for another audience": await mint(nameOf(0), audienceOf(1)),
+  };
+  await firstAnswer(process, port, requestOf(port, contender.eras[0]!, operations.getArticle, people[0]!));
+  return { contender, process, port, people, badTokens };
+}
+
+/** Node 20 reads no TypeScript: our two files become one, the packages stay where they are. */
+async function commandOf({ runtime, file }: Contender) {
+  const source = join(import.meta.dir, "contenders", file);
+  if (runtime === "Bun") return ["bun", "run", source];
+  const outdir = join(import.meta.dir, "node_modules", ".bench");
+  const built = await Bun.build({ entrypoints: [source], target: "node", packages: "external", outdir, naming: "[name].mjs" });
+  return ["node", built.outputs[0]!.path];
+}
