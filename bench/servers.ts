@@ -18,11 +18,20 @@ export interface Contender {
   env?: Record<string, string>;
   eras: Era[];
 }
-export const ours: Contender = { name: "Reading Room", runtime: "Bun", file: "../../main.ts", eras: ["2025-11-25", "2026-07-28"] };
+const BOTH: Era[] = ["2025-11-25", "2026-07-28"];
+const CACHED = { TOKENS: "cached" };
+export const ours: Contender = { name: "Reading Room", runtime: "Bun", file: "../../main.ts", eras: BOTH };
+export const sdkV2: Contender = { name: "SDK v2", runtime: "Bun", file: "sdk-v2-bun.ts", eras: BOTH };
+export const sdkV1: Contender = { name: "SDK v1 on Express", runtime: "Node", file: "sdk-v1-node.ts", eras: ["2025-11-25"] };
+export const bare: Contender = { name: "bare Bun.serve", runtime: "Bun", file: "bare-bun.ts", eras: BOTH };
 export const others: Contender[] = [
-  { name: "bare Bun, each token verified", runtime: "Bun", file: "bare-bun.ts", eras: ["2025-11-25", "2026-07-28"] },
-  { name: "bare Bun, tokens cached", runtime: "Bun", file: "bare-bun.ts", env: { TOKENS: "cached" }, eras: ["2025-11-25", "2026-07-28"] },
-  { name: "SDK v2", runtime: "Bun", file: "sdk-v2-bun.ts", eras: ["2025-11-25", "2026-07-28"] },
+  bare,
+  { ...bare, name: "bare Bun.serve, tokens cached", env: CACHED },
+  sdkV2,
+  sdkV1,
+  { name: "mcp-lite", runtime: "Bun", file: "mcp-lite-bun.ts", eras: ["2025-06-18"] },
+  { name: "mcp-lite, tokens cached", runtime: "Bun", file: "mcp-lite-bun.ts", env: CACHED, eras: ["2025-06-18"] },
+  { name: "fastmcp", runtime: "Node", file: "fastmcp-node.ts", eras: ["2025-11-25"] },
 ];
 
 export interface Server {
@@ -42,11 +51,13 @@ interface Process {
   stop(): Promise<void>;
 }
 
-/** Its stdout goes through grep, as to a program that reads a log: what says `ok` is dropped. */
+/** What is logged of a call that went well: by ours, and by fastmcp. */
+const ROUTINE = '"outcome":"ok"|Stateless HTTP Stream request handled';
+/** Its stdout goes to a program that reads the log, as it would anywhere, and keeps the rest. */
 async function run(command: string[], env: Record<string, string>): Promise<Process> {
   const folder = await scratch();
   const log = join(folder, "log");
-  const reader = `exec grep --line-buffered -v '"outcome":"ok"' > '${log}.out'`;
+  const reader = `exec grep --line-buffered -vE '${ROUTINE}' > '${log}.out'`;
   const script = `exec "$@" > >(${reader}) 2> '${log}.err'`; // exec: the process is the server
   const child = Bun.spawn(["bash", "-c", script, "bash", ...command], {
     cwd: folder,
