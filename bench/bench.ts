@@ -1,74 +1,72 @@
-// How fast is it, beside servers that do the same work?
+// What does a call cost, beside servers that do the same work?
 //
-//   $ bun run bench                      everything
-//   $ bun run bench get_article /16      the cells whose name holds all these words; no RESULTS.md
+//   $ bun run bench                                everything; writes bench/RESULTS.md
+//   $ bun run bench get_article /16                the cells whose names hold all these words, and
+//                                                  the parts: "cold start", save, memory
+//   $ ROUNDS=5 SECONDS=4 bun run bench             more rounds, longer cells
+//
+// 1. The Reading Room, `bun run main.ts` as it is, on SQLite and on Postgres, in both revisions.
+// 2. Beside it other servers (contenders/) that do the same for one tool, domain_get_article: they
+//    check a token (RS256, issuer, audience; by jose) and a session key (HMAC), check the arguments
+//    (zod), and return the same article, structured and as text (work.ts). Bare Bun is a floor, not a
+//    server: it knows no other message of the protocol.
+// 3. Cold starts. 4. A save on a Postgres that is far away. 5. Memory over a million calls.
+//
+// How: the load is wrk's, one thread of it, on the same machine (load.ts). CPU is what the operating
+// system counts for the server's process, user and system, of all its threads, by the calls that were
+// answered; it is the figure to compare by, as it depends least on what else the machine does (usage.ts).
+// Each server first has to answer right and to refuse two bad tokens, another's session key and a bad
+// argument (answers.ts). During a load, any other status than 200, a socket error, an answer of another
+// size than a right one, or a line in the log that isn't a success, fails the cell, and the run.
+// Sixteen people call in turn, each with a token of their own.
+//
+// Ends with code 1 if a target of verdict.ts is missed.
 
+import { join } from "node:path";
+import postgres from "postgres";
 import { tidyUp } from "../test/cleanup.ts";
-import { scratch } from "../test/support.ts";
-import { expectRefusals, expectRight } from "./answers.ts";
-import { load, type Load } from "./load.ts";
-import { type Era, type Operation, operations, requestsOf } from "./requests.ts";
-import { others, type Server, startOther, startOurs } from "./servers.ts";
-import { cpuSeconds, memoryOf } from "./usage.ts";
+import { postgresServer, scratch } from "../test/support.ts";
+import { measureCells } from "./cells.ts";
+import { measureColdStarts } from "./cold.ts";
+import { measureMemory } from "./memory.ts";
+import { fullReport, shortReport } from "./report.ts";
+import { measureSave } from "./save.ts";
+import { type Found, headline, missedTargets } from "./verdict.ts";
 
-const { ROUNDS = "3", SECONDS = "2", ONLY = "" } = process.env;
-const words = [...process.argv.slice(2), ...ONLY.split(" ")].filter(Boolean);
+const rounds = Number(process.env.ROUNDS ?? 3);
+const seconds = Number(process.env.SECONDS ?? 2);
+const words = [...process.argv.slice(2), ...(process.env.ONLY ?? "").split(" ")].filter(Boolean);
+const isWanted = (name: string) => words.every((word) => name.includes(word));
 
-interface Cell { server: Server; era: Era; operation: Operation; connections: number; name: string }
-type Figures = Load & { cpu: number; memory: number };
+async function run(): Promise<number> {
+  if (!Bun.which("wrk")) {
+    console.error("The load generator is missing: apt-get install wrk, or brew install wrk.");
+    return 1;
+  }
+  const database = await postgresServer();
+  const sqliteUrl = `sqlite:${join(await scratch(), "alone.sqlite")}`;
+  const found: Found = { cells: await measureCells(await database.database(), rounds, seconds, isWanted) };
+  if (isWanted("cold start")) found.cold = await measureColdStarts(sqliteUrl);
+  if (isWanted("save")) found.save = await measureSave(await database.database());
+  if (isWanted("memory")) found.memory = await measureMemory(sqliteUrl);
 
-async function measure({ server, era, operation, connections }: Cell, seconds: number): Promise<Figures> {
-  const { port, people, process } = server;
-  const file = `${await scratch()}/requests`;
-  await Bun.write(file, requestsOf(port, era, operation, people));
-  const bytes = await expectRight(server, era, operation);
-  const said = (await process.complaints()).length;
-  const before = cpuSeconds(process.pid);
-  const counted = await load(port, file, connections, seconds, bytes);
-  const cpu = (cpuSeconds(process.pid) - before) / counted.calls * 1e6;
-  const memory = memoryOf(process.pid);
-  const complaints = (await process.complaints()).slice(said);
-  if (complaints) throw new Error(`it logged: ${complaints.slice(0, 300)}`);
-  await expectRight(server, era, operation);
-  return { ...counted, cpu, memory };
-}
-const median = (values: number[]) => values.sort((a, b) => a - b)[values.length >> 1]!;
-
-async function run() {
-  const folder = await scratch();
-  const servers = [await startOurs(`sqlite:${folder}/bench.sqlite`)];
-  for (const other of others) servers.push(await startOther(other));
-  for (const server of servers) {
-    for (const era of server.contender.eras) await expectRefusals(server, era);
+  const missed = missedTargets(found);
+  if (words.length === 0) {
+    const postgresVersion = await versionOf(await database.database());
+    const report = await fullReport(found, missed, { rounds, seconds, postgresVersion });
+    await Bun.write(join(import.meta.dir, "RESULTS.md"), report);
   }
-  const cells: Cell[] = [];
-  for (const connections of [1, 16, 128]) {
-    for (const server of servers) {
-      for (const era of server.contender.eras) {
-        const operation = operations.getArticle;
-        const name = `${server.contender.name}, ${era}, ${operation.name} /${connections}`;
-        if (words.every((word) => name.includes(word))) cells.push({ server, era, operation, connections, name });
-      }
-    }
-  }
-  const figures = new Map<string, Figures[]>(cells.map(({ name }) => [name, []]));
-  for (const cell of cells) await measure(cell, 1); // warm-up
-  for (let round = 1; round <= Number(ROUNDS); round++) {
-    for (const cell of cells) {
-      const found = await measure(cell, Number(SECONDS));
-      figures.get(cell.name)!.push(found);
-      const { perSecond, cpu } = found;
-      console.error(`${round}/${ROUNDS} ${cell.name}: ${perSecond.toFixed(0)} calls/s, ${cpu.toFixed(0)} µs CPU`);
-    }
-  }
-  for (const [name, found] of figures) {
-    const of = (key: keyof Figures) => median(found.map((one) => one[key]));
-    console.log(`${name}: ${of("perSecond").toFixed(0)} calls/s, p50 ${of("p50")} ms, p99 ${of("p99")} ms, CPU ${of("cpu").toFixed(0)} µs a call, ${of("memory").toFixed(0)} MB`);
-  }
+  if (headline(found.cells).length > 0) console.log(shortReport(found));
+  for (const one of missed) console.log(`missed: ${one}`);
+  return missed.length > 0 ? 1 : 0;
 }
 
-try {
-  await run();
-} finally {
-  await tidyUp();
+async function versionOf(url: string): Promise<string> {
+  const sql = postgres(url, { max: 1 });
+  const [row] = await sql`show server_version`;
+  await sql.end();
+  return String(row?.server_version);
 }
+
+process.on("SIGINT", () => tidyUp().finally(() => process.exit(130)));
+process.exitCode = await run().finally(tidyUp);

@@ -34,8 +34,14 @@ export const others: Contender[] = [
   { name: "fastmcp", runtime: "Node", file: "fastmcp-node.ts", eras: ["2025-11-25"] },
 ];
 
+/** How a contender is started on a port. */
+export interface Launch {
+  command: string[];
+  env: Record<string, string>;
+}
 export interface Server {
   contender: Contender;
+  launch: Launch;
   process: Process;
   port: number;
   people: Person[];
@@ -44,7 +50,7 @@ export interface Server {
 
 // ---- A process ----
 
-interface Process {
+export interface Process {
   pid: number;
   /** What it logged, but for calls that went well. */
   complaints(): Promise<string>;
@@ -53,15 +59,16 @@ interface Process {
 
 /** What is logged of a call that went well: by ours, and by fastmcp. */
 const ROUTINE = '"outcome":"ok"|Stateless HTTP Stream request handled';
+
 /** Its stdout goes to a program that reads the log, as it would anywhere, and keeps the rest. */
-async function run(command: string[], env: Record<string, string>): Promise<Process> {
+async function run({ command, env }: Launch): Promise<Process> {
   const folder = await scratch();
   const log = join(folder, "log");
   const reader = `exec grep --line-buffered -vE '${ROUTINE}' > '${log}.out'`;
   const script = `exec "$@" > >(${reader}) 2> '${log}.err'`; // exec: the process is the server
   const child = Bun.spawn(["bash", "-c", script, "bash", ...command], {
     cwd: folder,
-    env: { PATH: process.env.PATH!, HOME: process.env.HOME ?? folder, ...env },
+    env,
     stdio: ["ignore", "ignore", "inherit"],
   });
   const stop = async () => {
@@ -73,36 +80,49 @@ async function run(command: string[], env: Record<string, string>): Promise<Proc
   return { pid: child.pid, stop, complaints: async () => await read("out") + await read("err") };
 }
 
-/** Waits until a request is answered by 200. @throws with what the process said, if it never is. */
-async function firstAnswer({ complaints }: Process, port: number, request: string) {
+/** Waits until a request is answered by 200, asking every millisecond. */
+export async function firstAnswer(port: number, request: string): Promise<void> {
   for (const end = Date.now() + 15_000; Date.now() < end; await Bun.sleep(1)) {
     const answer = await exchange(port, request).catch(() => undefined);
     if (answer?.status === 200) return;
   }
-  throw new Error(`no first answer: ${await complaints()}`);
+  throw new Error("no first answer");
+}
+
+/** A process that answers. @throws with what it said, if it never does. */
+async function started(launch: Launch, port: number, request: string): Promise<Process> {
+  const process = await run(launch);
+  await firstAnswer(port, request).catch(async (error: Error) => {
+    throw new Error(`${launch.command.join(" ")}: ${error.message}: ${await process.complaints()}`);
+  });
+  return process;
 }
 
 // ---- Ours ----
 
 const SECRET = "a secret of the bench, and of nothing else";
+const { PATH = "", HOME = "" } = process.env;
 const nameOf = (index: number) => `reader-${10 + index}`;
 const audienceOf = (port: number) => `http://localhost:${port}/mcp`;
 const everybody = <T>(make: (sub: string) => Promise<T>) =>
   Promise.all(Array.from({ length: PEOPLE }, (_, index) => make(nameOf(index))));
-/** With another character in the middle of the signature. */
-const forged = (token: string) =>
+/** Another character in the middle of the signature. */
+const forge = (token: string) =>
   `${token.slice(0, -100)}${token.at(-100) === "A" ? "B" : "A"}${token.slice(-99)}`;
 
 /** `bun run main.ts`, as it is: with the sign-in service that it mounts locally. */
 export async function startOurs(databaseUrl: string): Promise<Server> {
   const port = await freePort();
-  const process = await run(["bun", "run", join(ROOT, "main.ts")], {
+  const env = {
+    PATH,
+    HOME,
     PORT: String(port),
     DATABASE_URL: databaseUrl,
     RATE_LIMIT_PER_MINUTE: "1000000",
     SESSION_SIGNING_SECRET: SECRET,
-  });
-  await firstAnswer(process, port, `GET /health HTTP/1.1\r\nHost: localhost:${port}\r\n\r\n`);
+  };
+  const launch = { command: ["bun", "run", join(ROOT, "main.ts")], env };
+  const process = await started(launch, port, `GET /health HTTP/1.1\r\nHost: localhost:${port}\r\n\r\n`);
   const mint = async (sub: string, aud = audienceOf(port)) =>
     (await fetch(`http://localhost:${port}/mock-auth/token?sub=${sub}&aud=${aud}&ttl=3600`)).text();
   const people = await everybody(async (sub) => {
@@ -110,11 +130,9 @@ export async function startOurs(databaseUrl: string): Promise<Server> {
     const answer = await exchange(port, requestOf(port, "2025-11-25", operations.begin, visitor));
     return { ...visitor, session: String(resultOf(answer)?.structuredContent?.session) };
   });
-  const badTokens = {
-    forged: forged(people[0]!.token),
-    "for another audience": await mint(nameOf(0), audienceOf(1)),
-  };
-  return { contender: ours, process, port, people, badTokens };
+  const elsewhere = await mint(nameOf(0), audienceOf(1));
+  const badTokens = { forged: forge(people[0]!.token), "for another audience": elsewhere };
+  return { contender: ours, launch, process, port, people, badTokens };
 }
 
 // ---- The others ----
@@ -129,14 +147,17 @@ const ISSUER = `http://127.0.0.1:${keys.port}`;
 /** A token with the claims that mock-auth.ts gives ours. */
 function mint(sub: string, aud: string) {
   const iat = Math.floor(Date.now() / 1000);
-  const claims = { iss: ISSUER, sub, aud, client_id: "curl", iat, exp: iat + 3600, jti: crypto.randomUUID() };
+  const jti = crypto.randomUUID();
+  const claims = { iss: ISSUER, iat, exp: iat + 3600, jti, sub, aud, client_id: "curl" };
   const header = { alg: "RS256", typ: "at+jwt", kid: "bench" };
   return new SignJWT(claims).setProtectedHeader(header).sign(privateKey);
 }
 
 export async function startOther(contender: Contender): Promise<Server> {
   const port = await freePort();
-  const process = await run(await commandOf(contender), {
+  const env = {
+    PATH,
+    HOME,
     NODE_ENV: "production",
     PORT: String(port),
     ISSUER,
@@ -144,15 +165,15 @@ export async function startOther(contender: Contender): Promise<Server> {
     JWKS_URL: `${ISSUER}/jwks.json`,
     SESSION_SECRET: SECRET,
     ...contender.env,
-  });
+  };
+  const launch = { command: await commandOf(contender), env };
   const people = await everybody(async (sub) =>
     ({ token: await mint(sub, audienceOf(port)), session: makeSession(SECRET, sub) }));
-  const badTokens = {
-    forged: forged(people[0]!.token),
-    "for another audience": await mint(nameOf(0), audienceOf(1)),
-  };
-  await firstAnswer(process, port, requestOf(port, contender.eras[0]!, operations.getArticle, people[0]!));
-  return { contender, process, port, people, badTokens };
+  const elsewhere = await mint(nameOf(0), audienceOf(1));
+  const badTokens = { forged: forge(people[0]!.token), "for another audience": elsewhere };
+  const request = requestOf(port, contender.eras[0]!, operations.getArticle, people[0]!);
+  const process = await started(launch, port, request);
+  return { contender, launch, process, port, people, badTokens };
 }
 
 /** Node 20 reads no TypeScript: our two files become one, the packages stay where they are. */
@@ -160,6 +181,8 @@ async function commandOf({ runtime, file }: Contender) {
   const source = join(import.meta.dir, "contenders", file);
   if (runtime === "Bun") return ["bun", "run", source];
   const outdir = join(import.meta.dir, "node_modules", ".bench");
-  const built = await Bun.build({ entrypoints: [source], target: "node", packages: "external", outdir, naming: "[name].mjs" });
+  const built = await Bun.build({
+    entrypoints: [source], target: "node", packages: "external", outdir, naming: "[name].mjs",
+  });
   return ["node", built.outputs[0]!.path];
 }

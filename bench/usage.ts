@@ -25,3 +25,10 @@ export function cpuSeconds(pid: number): number {
 export function memoryOf(pid: number): number {
   return Number(run("ps", "-o", "rss=", "-p", String(pid))) / 1024;
 }
+
+/** Of some numbers the one that so many of them (0 to 1) are at or below. */
+export function quantile(values: number[], part: number): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.max(0, Math.ceil(part * sorted.length) - 1)] ?? NaN;
+}
+export const median = (values: number[]) => quantile(values, 0.5);
