@@ -2,7 +2,7 @@
 //
 //   $ bun run bench                                everything; writes bench/RESULTS.md
 //   $ bun run bench get_article /16                the cells whose names hold all these words, and
-//                                                  the parts: "cold start", save, memory
+//                                                  the parts "cold start", "slow save", memory
 //   $ ROUNDS=5 SECONDS=4 bun run bench             more rounds, longer cells
 //
 // 1. The Reading Room, `bun run main.ts` as it is, on SQLite and on Postgres, in both revisions.
@@ -47,7 +47,7 @@ async function run(): Promise<number> {
   const sqliteUrl = `sqlite:${join(await scratch(), "alone.sqlite")}`;
   const found: Found = { cells: await measureCells(await database.database(), rounds, seconds, isWanted) };
   if (isWanted("cold start")) found.cold = await measureColdStarts(sqliteUrl);
-  if (isWanted("save")) found.save = await measureSave(await database.database());
+  if (isWanted("slow save")) found.save = await measureSave(await database.database());
   if (isWanted("memory")) found.memory = await measureMemory(sqliteUrl);
 
   const missed = missedTargets(found);

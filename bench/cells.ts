@@ -7,7 +7,7 @@ import { scratch } from "../test/support.ts";
 import { expectRefusals, expectRight } from "./answers.ts";
 import { load, type Load } from "./load.ts";
 import { type Era, type Operation, operations, requestsOf } from "./requests.ts";
-import { ours, others, type Server, startOther, startOurs } from "./servers.ts";
+import { type Contender, ours, others, type Server, startOther, startOurs } from "./servers.ts";
 import { cpuSeconds, median, memoryOf } from "./usage.ts";
 
 const CONNECTIONS = [1, 16, 128];
@@ -18,13 +18,16 @@ export interface Figures extends Load {
   cpu: number; // microseconds a call
   memory: number; // MB, afterwards
 }
-export interface Cell {
-  server: Server;
-  store: string; // of ours
+interface Plan {
+  contender: Contender;
+  store: "SQLite" | "Postgres" | ""; // ours
   era: Era;
   operation: Operation;
   connections: number;
   name: string; // what a filter is held against
+}
+export interface Cell extends Plan {
+  server: Server;
   rounds: Figures[];
   failure?: string;
 }
@@ -58,22 +61,38 @@ async function measure(cell: Cell, connections: number, seconds: number): Promis
 }
 const folder = scratch();
 
-function cellsOf(servers: { server: Server; store: string }[], isWanted: (name: string) => boolean) {
-  const cells: Cell[] = [];
-  for (const connections of CONNECTIONS) {
-    for (const operation of Object.values(operations)) {
-      for (const { server, store } of servers) {
-        const { contender } = server;
-        if (contender !== ours && operation !== operations.getArticle) continue;
-        for (const era of contender.eras) {
-          const title = [contender.name, store].filter(Boolean).join(", ");
-          const name = `${title}: ${operation.name}, ${era} /${connections}`;
-          if (isWanted(name)) cells.push({ server, store, era, operation, connections, name, rounds: [] });
-        }
-      }
+function everyCell(): Plan[] {
+  const servers = [
+    { contender: ours, store: "SQLite" as const },
+    { contender: ours, store: "Postgres" as const },
+    ...others.map((contender) => ({ contender, store: "" as const })),
+  ];
+  return CONNECTIONS.flatMap((connections) => Object.values(operations).flatMap((operation) =>
+    servers.flatMap(({ contender, store }) => contender.eras.flatMap((era) => {
+      if (contender !== ours && operation !== operations.getArticle) return [];
+      const title = [contender.name, store].filter(Boolean).join(", ");
+      const name = `${title}: ${operation.name}, ${era} /${connections}`;
+      return [{ contender, store, era, operation, connections, name }];
+    }))));
+}
+
+/** Starts what the cells need, once each. @throws if a server answers wrong, or lets in what is wrong. */
+async function startServers(plans: Plan[], postgresUrl: string): Promise<Cell[]> {
+  const sqliteUrl = `sqlite:${join(await folder, "bench.sqlite")}`;
+  const servers = new Map<string, Server>();
+  for (const { contender, store } of plans) {
+    const key = contender.name + store;
+    if (servers.has(key)) continue;
+    const url = store === "Postgres" ? postgresUrl : sqliteUrl;
+    const server = contender === ours ? await startOurs(url) : await startOther(contender);
+    servers.set(key, server);
+    for (const era of contender.eras) {
+      await expectRight(server, era, operations.getArticle);
+      await expectRefusals(server, era);
     }
   }
-  return cells;
+  return plans.map((plan) =>
+    ({ ...plan, server: servers.get(plan.contender.name + plan.store)!, rounds: [] }));
 }
 
 /** Compilers take a few thousand calls to settle, V8's the most. */
@@ -87,19 +106,8 @@ async function warmUp(cell: Cell) {
 export async function measureCells(
   postgresUrl: string, rounds: number, seconds: number, isWanted: (name: string) => boolean,
 ): Promise<Cell[]> {
-  const sqliteUrl = `sqlite:${join(await scratch(), "bench.sqlite")}`;
-  const servers = [
-    { server: await startOurs(sqliteUrl), store: "SQLite" },
-    { server: await startOurs(postgresUrl), store: "Postgres" },
-  ];
-  for (const other of others) servers.push({ server: await startOther(other), store: "" });
-  for (const { server } of servers) {
-    for (const era of server.contender.eras) {
-      await expectRight(server, era, operations.getArticle);
-      await expectRefusals(server, era);
-    }
-  }
-  const cells = cellsOf(servers, isWanted);
+  const plans = everyCell().filter(({ name }) => isWanted(name));
+  const cells = await startServers(plans, postgresUrl);
   const kinds = new Map(cells.map((cell) => [cell.name.replace(/ \/\d+$/, ""), cell]));
   for (const [kind, cell] of kinds) {
     console.error(`warm-up: ${kind}`);
@@ -108,7 +116,7 @@ export async function measureCells(
   for (let round = 1; round <= rounds; round++) {
     for (const cell of cells) await measureOnce(cell, `${round}/${rounds}`, seconds);
   }
-  for (const { server } of servers) await server.process.stop();
+  for (const { server } of cells) await server.process.stop();
   return cells;
 }
 

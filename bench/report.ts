@@ -18,7 +18,7 @@ const ratio = (value: number | undefined) => value?.toFixed(2) ?? "not measured"
 /** Calls/s and CPU of every contender, and what ours is beside three of them. */
 export function shortReport({ cells }: Found): string {
   const rows = headline(cells).map((cell) => {
-    const { contender } = cell.server;
+    const { contender } = cell;
     const { perSecond = "failed", cpu = "failed" } = shown(figuresOf(cell)) ?? {};
     return [contender.name, contender.runtime, cell.era, perSecond, cpu];
   });
@@ -35,12 +35,12 @@ ${table(["revision", "SDK v2 on Bun", "SDK v1 on Express and Node (2025-11-25)",
 
 function cellTable(cells: Cell[]): string {
   const rows = cells.map((cell) => {
-    const { server, store, era, connections } = cell;
-    const name = [server.contender.name, store].filter(Boolean).join(", ");
+    const { contender, store, era, connections } = cell;
+    const name = [contender.name, store].filter(Boolean).join(", ");
     const figures = shown(figuresOf(cell));
-    if (!figures) return [name, server.contender.runtime, era, connections, "failed", "", "", "", ""];
+    if (!figures) return [name, contender.runtime, era, connections, "failed", "", "", "", ""];
     const { perSecond, p50, p99, cpu, memory } = figures;
-    return [name, server.contender.runtime, era, connections, perSecond, p50, p99, cpu, memory];
+    return [name, contender.runtime, era, connections, perSecond, p50, p99, cpu, memory];
   });
   const head = ["server", "on", "revision", "connections", "calls/s", "p50 ms", "p99 ms", "CPU µs a call", "memory MB"];
   return table(head, rows);

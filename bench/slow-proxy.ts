@@ -1,5 +1,5 @@
 // A wire that is DELAY milliseconds long each way, in front of the port TARGET of this machine. Prints the
-// port it listens on. Timers overshoot by a millisecond, so the last two are waited out awake.
+// port it listens on. Timers overshoot by a millisecond, so the last three are waited out awake.
 
 import { type AddressInfo, createConnection, createServer, type Socket } from "node:net";
 
@@ -19,7 +19,7 @@ function deliver() {
   isWaiting = onTheWay.length > 0;
   if (!isWaiting) return;
   const left = onTheWay[0]!.due - now;
-  if (left > 2) setTimeout(deliver, left - 2);
+  if (left > 3) setTimeout(deliver, left - 3);
   else setImmediate(deliver); // what arrives meanwhile is still seen at once
 }
 function pass(from: Socket, to: Socket) {

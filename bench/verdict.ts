@@ -23,8 +23,7 @@ export function headline(cells: Cell[]): Cell[] {
     operation === operations.getArticle && connections === 16 && store !== "Postgres");
 }
 function cpuOf(cells: Cell[], contender: Contender, era: Era): number | undefined {
-  const cell = headline(cells).find(({ server, era: its }) =>
-    server.contender === contender && its === era);
+  const cell = headline(cells).find((one) => one.contender === contender && one.era === era);
   return cell && figuresOf(cell)?.cpu;
 }
 
