@@ -22,6 +22,7 @@
 //
 // Ends with code 1 if a target of verdict.ts is missed.
 
+import { loadavg } from "node:os";
 import { join } from "node:path";
 import postgres from "postgres";
 import { tidyUp } from "../test/cleanup.ts";
@@ -33,6 +34,7 @@ import { fullReport, shortReport } from "./report.ts";
 import { measureSave } from "./save.ts";
 import { type Found, headline, missedTargets } from "./verdict.ts";
 
+const loadBefore = loadavg()[0]!;
 const rounds = Number(process.env.ROUNDS ?? 3);
 const seconds = Number(process.env.SECONDS ?? 2);
 const words = [...process.argv.slice(2), ...(process.env.ONLY ?? "").split(" ")].filter(Boolean);
@@ -53,7 +55,7 @@ async function run(): Promise<number> {
   const missed = missedTargets(found);
   if (words.length === 0) {
     const postgresVersion = await versionOf(await database.database());
-    const report = await fullReport(found, missed, { rounds, seconds, postgresVersion });
+    const report = fullReport(found, missed, { rounds, seconds, postgresVersion, loadBefore });
     await Bun.write(join(import.meta.dir, "RESULTS.md"), report);
   }
   if (headline(found.cells).length > 0) console.log(shortReport(found));

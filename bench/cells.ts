@@ -54,9 +54,9 @@ async function measure(cell: Cell, connections: number, seconds: number): Promis
   const counted = await load(port, requests, connections, seconds, bytes);
   const cpu = ((cpuSeconds(process.pid) - before) / counted.calls) * 1e6;
   const memory = memoryOf(process.pid);
+  await expectRight(server, era, operation);
   const complaints = (await process.complaints()).slice(said);
   if (complaints) throw new Error(`it logged: ${complaints.slice(0, 300)}`);
-  await expectRight(server, era, operation);
   return { ...counted, cpu, memory };
 }
 const folder = scratch();
@@ -128,7 +128,8 @@ async function measureOnce(cell: Cell, at: string, seconds: number) {
     const found = await measure(cell, connections, time);
     cell.rounds.push(found);
     const { perSecond, cpu, p99 } = found;
-    console.error(`${at} ${name}: ${perSecond.toFixed(0)} calls/s, p99 ${p99.toFixed(1)} ms, CPU ${cpu.toFixed(0)} µs`);
+    const rate = `${perSecond.toFixed(0)} calls/s, p99 ${p99.toFixed(1)} ms`;
+    console.error(`${at} ${name}: ${rate}, CPU ${cpu.toFixed(0)} µs`);
   } catch (error) {
     cell.failure = (error as Error).message;
     console.error(`${at} ${name}: FAILED: ${cell.failure}`);

@@ -3,7 +3,8 @@
 
 import { tmpdir } from "node:os";
 import { operations, requestOf } from "./requests.ts";
-import { bare, type Contender, firstAnswer, sdkV1, sdkV2, type Server, startOther, startOurs } from "./servers.ts";
+import { bare, type Contender, sdkV1, sdkV2 } from "./servers.ts";
+import { firstAnswer, type Server, startOther, startOurs } from "./servers.ts";
 import { median } from "./usage.ts";
 
 const TIMES = 7;

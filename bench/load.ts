@@ -10,6 +10,17 @@ export interface Load {
   p99: number;
 }
 
+/** What load.lua prints. */
+interface Counted {
+  requests: number;
+  microseconds: number; // of the whole load
+  bytes: number;
+  p50: number; // microseconds
+  p99: number;
+  notOk: number; // answers by another status than 2xx
+  socketErrors: number;
+}
+
 /** Counts calls for some seconds. @throws if any was answered by another status than 2xx, a socket
  *  failed, or the answers were not, byte for byte as many, those of `expectedBytes` each. */
 export async function load(
@@ -25,7 +36,7 @@ export async function load(
   const [out, err] = await Promise.all([wrk.stdout.text(), wrk.stderr.text()]);
   const line = out.match(/^\{.*\}$/m)?.[0];
   if (!line) throw new Error(`wrk: ${err || out}`);
-  const counted = JSON.parse(line) as Record<"requests" | "microseconds" | "bytes" | "p50" | "p99" | "notOk" | "socketErrors", number>;
+  const counted = JSON.parse(line) as Counted;
   const { requests: calls, microseconds, bytes, p50, p99, notOk, socketErrors } = counted;
   if (calls === 0) throw new Error("no call was answered");
   if (notOk > 0) throw new Error(`${notOk} of ${calls} calls were not answered by 2xx`);

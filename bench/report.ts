@@ -30,7 +30,7 @@ ${table(["server", "on", "revision", "calls/s", "CPU µs a call"], rows)}
 
 CPU a call of the Reading Room, as a part of that of
 
-${table(["revision", "SDK v2 on Bun", "SDK v1 on Express and Node (2025-11-25)", "bare Bun, each token verified"], ratios)}`;
+${table(["revision", "SDK v2 on Bun", "SDK v1 on Node (2025-11-25)", "bare Bun, each token verified"], ratios)}`;
 }
 
 function cellTable(cells: Cell[]): string {
@@ -42,8 +42,8 @@ function cellTable(cells: Cell[]): string {
     const { perSecond, p50, p99, cpu, memory } = figures;
     return [name, contender.runtime, era, connections, perSecond, p50, p99, cpu, memory];
   });
-  const head = ["server", "on", "revision", "connections", "calls/s", "p50 ms", "p99 ms", "CPU µs a call", "memory MB"];
-  return table(head, rows);
+  const who = ["server", "on", "revision", "connections"];
+  return table([...who, "calls/s", "p50 ms", "p99 ms", "CPU µs a call", "memory MB"], rows);
 }
 
 function otherParts({ cold, save, memory }: Found): string[] {
@@ -66,28 +66,37 @@ the last is${isFlat ? "" : " not"} within a tenth above the median of the second
   return parts;
 }
 
-async function machine(postgresVersion: string): Promise<string> {
-  const ask = (...command: string[]) => Bun.spawnSync(command, { stderr: "pipe" });
-  const wrk = ask("wrk", "-v").stdout.toString().match(/^wrk \S+/)?.[0] ?? "wrk";
-  const node = ask("node", "--version").stdout.toString().trim();
-  const packages = Object.entries({ ...ourPackages, ...benchPackages }).map(([name, at]) => `${name} ${at}`);
-  const { model = "unknown" } = cpus()[0] ?? {};
-  return `${new Date().toISOString().slice(0, 10)}, on ${cpus().length} cores of ${model}, ${process.platform}. \
-Reading Room ${version}, Bun ${Bun.version}, Node ${node}, PostgreSQL ${postgresVersion}, ${wrk}; ${packages.join(", ")}.`;
+/** What was measured, and how. */
+export interface How {
+  rounds: number;
+  seconds: number;
+  postgresVersion: string;
+  loadBefore: number; // the machine's load average
+}
+function machine({ postgresVersion, loadBefore }: How): string {
+  const ask = (...command: string[]) => Bun.spawnSync(command, { stderr: "pipe" }).stdout.toString().trim();
+  const versions = Object.entries({ ...ourPackages, ...benchPackages })
+    .map(([name, at]) => `${name} ${at}`);
+  const wrk = ask("wrk", "-v").match(/^wrk \S+/)?.[0] ?? "wrk";
+  const date = new Date().toISOString().slice(0, 10);
+  const { model = "an unknown model" } = cpus()[0] ?? {};
+  return `${date}, on ${cpus().length} cores of ${model}, ${process.platform}; the load average before it \
+was ${loadBefore.toFixed(2)}. Reading Room ${version}, Bun ${Bun.version}, Node ${ask("node", "--version")}, \
+PostgreSQL ${postgresVersion}, ${wrk}; ${versions.join(", ")}.`;
 }
 
-export async function fullReport(found: Found, missed: string[], how: { rounds: number; seconds: number; postgresVersion: string }) {
-  const { rounds, seconds, postgresVersion } = how;
+export function fullReport(found: Found, missed: string[], how: How): string {
   const byOperation = Object.values(operations).flatMap((operation) => {
     const its = found.cells.filter((cell) => cell.operation === operation);
     return its.length > 0 ? [`## ${operation.name}`, cellTable(its)] : [];
   });
-  const verdict = missed.length > 0 ? missed.map((one) => `- missed: ${one}`).join("\n") : "All targets are met.";
+  const verdict = missed.map((one) => `- missed: ${one}`).join("\n") || "All targets are met.";
   return `${[
-    "# What it costs",
-    `Written by \`bun run bench\`; \`bench.ts\` says what is measured, and how. Medians of ${rounds} interleaved rounds, \
-${seconds} s a cell (half of that for what only ours can do); the load generator shares the machine.`,
-    await machine(postgresVersion),
+    "# What a call costs",
+    `Written by \`bun run bench\`; \`bench.ts\` says what is measured, and how. Medians of ${how.rounds} \
+interleaved rounds, ${how.seconds} s a cell (half of that for what only ours can do); the load generator \
+shares the machine.`,
+    machine(how),
     "## In short", shortReport(found), verdict,
     ...byOperation,
     ...otherParts(found),

@@ -15,23 +15,30 @@ export interface Contender {
   name: string;
   runtime: "Bun" | "Node";
   file: string; // in contenders/
-  env?: Record<string, string>;
+  env: Record<string, string>;
   eras: Era[];
 }
-const BOTH: Era[] = ["2025-11-25", "2026-07-28"];
+const OLD: Era[] = ["2025-11-25"];
+const BOTH: Era[] = [...OLD, "2026-07-28"];
+const LITE: Era[] = ["2025-06-18"]; // the newest that mcp-lite knows
 const CACHED = { TOKENS: "cached" };
-export const ours: Contender = { name: "Reading Room", runtime: "Bun", file: "../../main.ts", eras: BOTH };
-export const sdkV2: Contender = { name: "SDK v2", runtime: "Bun", file: "sdk-v2-bun.ts", eras: BOTH };
-export const sdkV1: Contender = { name: "SDK v1 on Express", runtime: "Node", file: "sdk-v1-node.ts", eras: ["2025-11-25"] };
-export const bare: Contender = { name: "bare Bun.serve", runtime: "Bun", file: "bare-bun.ts", eras: BOTH };
-export const others: Contender[] = [
+const bun = (name: string, file: string, eras: Era[], env = {}): Contender =>
+  ({ name, runtime: "Bun", file, eras, env });
+const node = (name: string, file: string): Contender =>
+  ({ name, runtime: "Node", file, eras: OLD, env: {} });
+
+export const ours = bun("Reading Room", "../../main.ts", BOTH);
+export const bare = bun("bare Bun.serve", "bare-bun.ts", BOTH);
+export const sdkV2 = bun("SDK v2", "sdk-v2-bun.ts", BOTH);
+export const sdkV1 = node("SDK v1 on Express", "sdk-v1-node.ts");
+export const others = [
   bare,
-  { ...bare, name: "bare Bun.serve, tokens cached", env: CACHED },
+  bun("bare Bun.serve, tokens cached", "bare-bun.ts", BOTH, CACHED),
   sdkV2,
   sdkV1,
-  { name: "mcp-lite", runtime: "Bun", file: "mcp-lite-bun.ts", eras: ["2025-06-18"] },
-  { name: "mcp-lite, tokens cached", runtime: "Bun", file: "mcp-lite-bun.ts", env: CACHED, eras: ["2025-06-18"] },
-  { name: "fastmcp", runtime: "Node", file: "fastmcp-node.ts", eras: ["2025-11-25"] },
+  bun("mcp-lite", "mcp-lite-bun.ts", LITE),
+  bun("mcp-lite, tokens cached", "mcp-lite-bun.ts", LITE, CACHED),
+  node("fastmcp", "fastmcp-node.ts"),
 ];
 
 /** How a contender is started on a port. */

@@ -3,7 +3,8 @@
 
 import { McpServer, StreamableHttpTransport } from "mcp-lite";
 import { z } from "zod";
-import { BadToken, cached, callTool, description, input, output, personOf, port, TOOL, verify } from "../work.ts";
+import { BadToken, cached, personOf, port, verify } from "../work.ts";
+import { callTool, description, input, output, TOOL } from "../work.ts";
 
 const check = process.env.TOKENS === "cached" ? cached(verify) : verify;
 

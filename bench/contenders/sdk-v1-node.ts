@@ -28,7 +28,13 @@ function makeServer() {
   const server = new McpServer({ name: "bench", version: "1.0.0" });
   server.registerTool(
     TOOL,
-    { title: "Read an article", description, inputSchema: input, outputSchema: output, annotations: { readOnlyHint: true } },
+    {
+      title: "Read an article",
+      description,
+      inputSchema: input,
+      outputSchema: output,
+      annotations: { readOnlyHint: true },
+    },
     async (args, { authInfo }) => callTool(args, String(authInfo?.extra?.sub)),
   );
   return server;
