@@ -52,6 +52,10 @@ async function run(): Promise<number> {
   if (isWanted("slow save")) found.save = await measureSave(await database.database());
   if (isWanted("memory")) found.memory = await measureMemory(sqliteUrl);
 
+  if (found.cells.length === 0 && !found.cold && !found.save && !found.memory) {
+    console.error(`Nothing here is called "${words.join(" ")}".`);
+    return 1;
+  }
   const missed = missedTargets(found);
   if (words.length === 0) {
     const postgresVersion = await versionOf(await database.database());

@@ -42,8 +42,8 @@ export async function load(
   if (notOk > 0) throw new Error(`${notOk} of ${calls} calls were not answered by 2xx`);
   if (socketErrors > 0) throw new Error(`${socketErrors} socket errors in ${calls} calls`);
   // An answer in the middle of which the clock ran out is counted in bytes, not in calls.
-  const odd = Math.abs(bytes - calls * expectedBytes);
-  if (odd > connections * expectedBytes) {
+  const more = bytes - calls * expectedBytes;
+  if (more < 0 || more > connections * expectedBytes) {
     throw new Error(`${calls} answers had ${bytes} bytes: ${expectedBytes} each were expected`);
   }
   return { calls, perSecond: calls / (microseconds / 1e6), p50: p50 / 1000, p99: p99 / 1000 };

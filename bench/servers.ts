@@ -67,12 +67,12 @@ export interface Process {
 /** What is logged of a call that went well: by ours, and by fastmcp. */
 const ROUTINE = '"outcome":"ok"|Stateless HTTP Stream request handled';
 
-/** Its stdout goes to a program that reads the log, as it would anywhere, and keeps the rest. */
+/** What it prints goes to a program that reads it, as a log would anywhere, and keeps the rest. */
 async function run({ command, env }: Launch): Promise<Process> {
   const folder = await scratch();
   const log = join(folder, "log");
-  const reader = `exec grep --line-buffered -vE '${ROUTINE}' > '${log}.out'`;
-  const script = `exec "$@" > >(${reader}) 2> '${log}.err'`; // exec: the process is the server
+  const reader = `exec grep --line-buffered -vE '${ROUTINE}' > '${log}'`;
+  const script = `exec "$@" > >(${reader}) 2>&1`; // exec: the process is the server
   const child = Bun.spawn(["bash", "-c", script, "bash", ...command], {
     cwd: folder,
     env,
@@ -83,8 +83,7 @@ async function run({ command, env }: Launch): Promise<Process> {
     await child.exited;
   };
   atEnd(stop);
-  const read = (name: string) => Bun.file(`${log}.${name}`).text().catch(() => "");
-  return { pid: child.pid, stop, complaints: async () => await read("out") + await read("err") };
+  return { pid: child.pid, stop, complaints: () => Bun.file(log).text().catch(() => "") };
 }
 
 /** Waits until a request is answered by 200, asking every millisecond. */
