@@ -273,7 +273,13 @@ export async function postgresServer(): Promise<PostgresServer> {
   };
   const signalAll = (signal: string) => {
     const family = spawnSync("ps", ["-o", "pid=", "--ppid", String(child!.pid)], { encoding: "utf8" }).stdout.split(/\s+/).filter(Boolean);
-    for (const pid of [child!.pid!, ...family.map(Number)]) process.kill(pid, signal as NodeJS.Signals);
+    for (const pid of [child!.pid!, ...family.map(Number)]) {
+      try {
+        process.kill(pid, signal as NodeJS.Signals);
+      } catch {
+        // A connection that has ended since ps saw it.
+      }
+    }
   };
   await start();
   atEnd(async () => {
