@@ -130,7 +130,7 @@ const Article = z.strictObject({ id, title: text, topic: text, body: text });
 const Catalogue = z.array(Article).superRefine((articles, { addIssue }) => {
   const ids = articles.map((article) => article.id);
   const at = ids.findIndex((id, index) => ids.indexOf(id) < index);
-  if (at >= 0) addIssue({ code: "custom", path: [at, "id"], message: `${ids[at]} is there twice` });
+  if (at >= 0) addIssue({ code: "custom", path: [at], message: "its id is there twice" });
 });
 export type Article = z.infer<typeof Article>;
 const Brief = Article.omit({ body: true }).strip(); // so an article is told without its text
