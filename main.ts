@@ -38,7 +38,7 @@ import { z } from "zod";
 import * as mcp from "@modelcontextprotocol/server";
 import { createRemoteJWKSet, customFetch, errors, jwtVerify, type JWTVerifyGetKey } from "jose";
 import postgres from "postgres";
-import { engines, version } from "./package.json" with { type: "json" };
+import { engines, version } from "./package.json";
 
 // What an app is made of. Section 1 fills this in; the rest of the file knows an app by
 // nothing else.
@@ -1683,8 +1683,8 @@ async function serve(loadApp: () => Promise<App>) {
   const opening = isSqlite(databaseUrl) ? sqliteStore(databaseUrl.slice("sqlite:".length))
     : postgresStore(databaseUrl);
   const store = await opening.catch((error) => {
-    const problem = `the database that DATABASE_URL names can't be used (${nameOf(error)})`;
-    throw new StartError(`Cannot start: ${problem}.`);
+    throw new StartError(`Cannot start: the database that DATABASE_URL names \
+can't be used (${nameOf(error)}).`);
   });
   const server = Bun.serve({
     hostname: config.host,
@@ -1713,12 +1713,11 @@ async function serve(loadApp: () => Promise<App>) {
 export async function start(loadApp: () => Promise<App>) {
   await serve(loadApp).catch((error) => {
     const { HOST, PORT = "8000" } = process.env;
-    const { code } = error as { code?: string };
     let problem = nameOf(error);
-    if (code === "EADDRINUSE") problem = `PORT ${PORT} is taken by another program`;
-    const isHost = /NOTFOUND|NOTAVAIL|EINVAL/.test(code ?? "");
+    if (error.code === "EADDRINUSE") problem = `PORT ${PORT} is taken by another program`;
+    const isHost = /NOTFOUND|NOTAVAIL|EINVAL/.test(error.code);
     if (isHost) problem = `HOST takes an address of this machine (got ${HOST})`;
-    console.error(error?.name === "StartError" ? error.message : `Cannot start: ${problem}.`);
+    console.error(error.name === "StartError" ? error.message : `Cannot start: ${problem}.`);
     process.exit(1);
   });
 }
