@@ -80,7 +80,7 @@ export interface ChangedUnit {
 }
 
 type Json = Record<string, unknown>;
-export interface Tool<Context = object> {
+interface Tool<Context = object> {
   title: string;
   description: string; // what it returns: hosts review orders to the model as prompt injection
   annotations: mcp.ToolAnnotations;
@@ -318,7 +318,7 @@ export async function loadApp(seed = `${import.meta.dir}/seed/articles.json`): P
 // reach the server: in public, a variable that somebody forgot is how a demo's secret ends up
 // guarding real people's data.
 
-export type Config = ReturnType<typeof readConfig>;
+type Config = ReturnType<typeof readConfig>;
 const EXAMPLE_SECRET = "replace-me-with-the-output-of-openssl-rand"; // .env.example's
 
 const isLoopback = (host: string) => /^(localhost|127(\.\d{1,3}){3}|\[?::1\]?)$/i.test(host);
@@ -409,7 +409,7 @@ export function readConfig(env: Record<string, string | undefined>, slug: string
 // would open this one too. Each line says what it keeps out.
 
 /** Who is here, proved by their token. `id` is ISSUER|SUB: a sub is unique in its issuer only. */
-export interface Person {
+interface Person {
   id: string;
   sub: string;
   email: string | null;
@@ -417,7 +417,7 @@ export interface Person {
   until: number; // when the token ends, in seconds since 1970
 }
 /** The token is at fault: 401. `check` says which line refused it, `came` what it said instead. */
-export class BadToken extends Error {
+class BadToken extends Error {
   constructor(readonly check: string, readonly came = "") {
     super(`refused by the check of ${check}`);
   }
@@ -444,7 +444,7 @@ function isCompactJwt(token: string) {
 }
 /** What may be believed about the caller.
  *  @throws BadToken, or anything else when there are no keys to check with. */
-export async function verifyToken(
+async function verifyToken(
   token: string,
   config: Config,
   keys: JWTVerifyGetKey,
@@ -579,7 +579,7 @@ export interface LogLine {
   ms?: number;
 }
 /** What a running server is made of. */
-export interface Parts {
+interface Parts {
   app: App;
   config: Config;
   store: Store;
@@ -639,7 +639,7 @@ function isStorable(value: unknown) {
 }
 
 /** @throws Fault once `until` (of performance.now()) is over, though the work itself goes on. */
-export async function withDeadline<T>(until: number, work: () => PromiseLike<T>) {
+async function withDeadline<T>(until: number, work: () => PromiseLike<T>) {
   const left = until - performance.now();
   if (left <= 0) throw new Fault("no time left");
   const { promise: late, reject } = Promise.withResolvers<never>();
