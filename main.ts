@@ -419,7 +419,7 @@ interface Person {
 /** The token is at fault: 401. `check` says which line refused it, `came` what it said instead. */
 class BadToken extends Error {
   constructor(readonly check: string, readonly came = "") {
-    super(`refused by the check of ${check}`);
+    super(check);
   }
 }
 
@@ -606,8 +606,8 @@ interface CallContext extends ToolContext {
 
 /** When, and a reference: what each line of the log starts with. */
 const newLine = () => ({ at: new Date().toISOString(), ref: crypto.randomUUID().slice(0, 8) });
-type Outcome = Pick<LogLine, "outcome" | "why" | "error">;
-function logCall({ log }: Parts, { at, ref, person, name, tool, arrived }: Call, outcome: Outcome) {
+function logCall({ log }: Parts, call: Call, outcome: Pick<LogLine, "outcome" | "why" | "error">) {
+  const { at, ref, person, name, tool, arrived } = call;
   const ms = Math.round((performance.now() - arrived) * 10) / 10;
   log({ at, ref, sub: person.sub, tool: tool ? name : "unknown", ms, ...outcome });
 }
@@ -661,8 +661,7 @@ with the new session key.`);
   const odd = Object.keys(data).find((key) => !isStorable(data[key]));
   if (odd) throw new Refusal("arguments", `${odd} takes well-formed text without NUL.`);
 
-  const memory = memoryOf(server, call);
-  const context = { person, keys, memory };
+  const context = { person, keys, memory: memoryOf(server, call) };
   const result = await withDeadline(arrived + TOOL_MS, () => tool.run(data, context));
   // A field that the menu doesn't promise (a quiz's right answers) never goes out.
   const checked = tool.output.safeParse(result);
@@ -978,7 +977,7 @@ const FORWARDED =
 async function signIn(parts: Parts, check: ReturnType<typeof tokenCheck>, { headers }: Request) {
   const { config, log } = parts;
   if (config.authDisabled) {
-    if ([...headers.keys()].some((name) => FORWARDED.test(name))) {
+    if (headers.keys().some((name) => FORWARDED.test(name))) {
       throw answer(403, "AUTH_DISABLED is for this machine, and others reach it through a proxy");
     }
     return { id: "local|local-demo", sub: "local-demo", email: null, scopes: [], until: Infinity };
