@@ -221,30 +221,32 @@ function merge(state: State, { reading = state.reading, shelf: named = {} }: Pat
   return { reading, shelf };
 }
 
-/** An id whose article has left the catalogue stands for itself. */
-const titleOf = (articles: Article[], id = "") =>
-  `“${articles.find((article) => article.id === id)?.title ?? id}”`;
-
-function place(articles: Article[], id: string, position: string) {
-  const line = [...position.replace(/\s+/g, " ")];
-  const short = line.length > 60 ? `${line.slice(0, 59).join("")}…` : line.join("");
-  return `${titleOf(articles, id)}, at: ${short}`;
-}
-function summarize(articles: Article[], { reading, shelf }: State) {
-  const saved = Object.keys(shelf);
-  const titles = saved.slice(0, 10).map((id) => titleOf(articles, id));
-  if (saved.length > 10) titles.push(`and ${saved.length - 10} more`);
-  const open = reading && place(articles, reading.id, reading.position);
-  return `Open: ${open ?? "nothing"}. Saved: ${titles.join(", ") || "nothing"}.`;
-}
-function describe(articles: Article[], { key, entry, after }: ChangedUnit) {
-  if (key === "reading") {
-    const reading = after as State["reading"] | undefined;
-    if (!reading) return "closed what was open";
-    return `opened ${place(articles, reading.id, reading.position)}`;
-  }
-  if (after === undefined) return `removed ${titleOf(articles, entry)}`;
-  return `saved ${place(articles, entry!, String(after))}`;
+/** What is kept, and what was changed, in words. */
+function wordsFor(articles: Article[]) {
+  /** An id whose article has left the catalogue stands for itself. */
+  const titleOf = (id = "") => `“${articles.find((article) => article.id === id)?.title ?? id}”`;
+  const place = (id: string, position: string) => {
+    const line = [...position.replace(/\s+/g, " ")];
+    const short = line.length > 60 ? `${line.slice(0, 59).join("")}…` : line.join("");
+    return `${titleOf(id)}, at: ${short}`;
+  };
+  return {
+    summarize({ reading, shelf }: State) {
+      const saved = Object.keys(shelf);
+      const titles = saved.slice(0, 10).map(titleOf);
+      if (saved.length > 10) titles.push(`and ${saved.length - 10} more`);
+      const open = reading ? place(reading.id, reading.position) : "nothing";
+      return `Open: ${open}. Saved: ${titles.join(", ") || "nothing"}.`;
+    },
+    describe({ key, entry, after }: ChangedUnit) {
+      if (key === "reading") {
+        const reading = after as State["reading"];
+        return reading ? `opened ${place(reading.id, reading.position)}` : "closed what was open";
+      }
+      if (after === undefined) return `removed ${titleOf(entry)}`;
+      return `saved ${place(entry!, String(after))}`;
+    },
+  };
 }
 
 const tools = (articles: Article[]) => ({
@@ -307,8 +309,7 @@ export async function loadApp(seed = `${import.meta.dir}/seed/articles.json`): P
     reminder: "Speak from this result alone; what it doesn't say isn't known here.",
     State,
     empty,
-    summarize: (state) => summarize(articles, state),
-    describe: (change) => describe(articles, change),
+    ...wordsFor(articles),
     tools: tools(articles),
   };
 }
