@@ -1094,16 +1094,14 @@ async function answerPlain(server: Server, call: Call, { headers }: Request, mes
 
 /** The tools as `tools/list` shows them. Made once: it is slow. */
 function menuOf({ tools }: Server) {
-  const session = z.string().describe("the key from begin_session");
-  const reminder = z.string();
+  const session = string.describe("the key from begin_session");
   return [...tools].map(([name, { title, description, annotations, input, output }]) => {
     const asked = OPEN_TOOLS.includes(name) ? input : input.extend({ session });
     try {
       // Without $schema, which the protocol assumes: it costs a model 17 tokens a tool.
       const { $schema, ...said } = z.toJSONSchema(asked, { io: "input" });
-      const inputSchema = { ...said, ...input.meta() } as Schema;
-      const outputSchema = z.toJSONSchema(output.extend({ reminder })) as Schema;
-      return { name, title, description, annotations, inputSchema, outputSchema };
+      const outputSchema = z.toJSONSchema(output.extend({ reminder: string })) as Schema;
+      return { name, title, description, annotations, inputSchema: said as Schema, outputSchema };
     } catch {
       throw new StartError(`Cannot start: the schemas of ${name} can't be said in JSON.`);
     }
