@@ -417,10 +417,11 @@ interface Person {
   scopes: string[];
   until: number; // when the token ends, in seconds since 1970
 }
-/** The token is at fault: 401. `check` says which line refused it, `came` what it said instead. */
+/** The token is at fault: 401. `check` says which line refused it, `hint` what it should have said
+ *  (told to the caller), `came` what it said instead (for the log). */
 class BadToken extends Error {
-  constructor(readonly check: string, readonly came = "") {
-    super(check);
+  constructor(check: string, readonly hint = "", came = "") {
+    super([check, hint, came].filter(Boolean).join(", "));
   }
 }
 
@@ -450,7 +451,7 @@ async function verifyToken(
   config: Config,
   keys: JWTVerifyGetKey,
 ): Promise<Person> {
-  if (!isCompactJwt(token)) throw new BadToken("form", "not a JWT");
+  if (!isCompactJwt(token)) throw new BadToken("form", "", "came not a JWT");
   const verified = await jwtVerify(token, keys, { // keys: against a token that somebody made up
     algorithms: ALGORITHMS, // "none", or our issuer's public key as an HMAC secret: RFC 8725, 3.1
     issuer: config.issuer, // a token from another sign-in service
@@ -460,8 +461,10 @@ async function verifyToken(
     if (!(error instanceof errors.JOSEError) || NO_KEYS.test(error.code)) throw error;
     // By now the signature was good, and whom a token is from and for is no secret.
     const { claim = "", payload } = error as Partial<errors.JWTClaimValidationFailed>;
-    const came = /^(aud|iss)$/.test(claim) ? JSON.stringify(payload?.[claim])?.slice(0, 200) : "";
-    throw new BadToken(claim || error.code, came);
+    const ours = { aud: config.resourceUrl, iss: config.issuer }[claim];
+    if (!ours) throw new BadToken(claim || error.code);
+    const came = `came ${JSON.stringify(payload?.[claim] ?? null).slice(0, 200)}`;
+    throw new BadToken(claim, `${claim} has to be ${ours}`, came);
   });
   const { sub, exp = 0, cnf, email, typ: kind, scp } = verified.payload;
   const { typ = "jwt" } = verified.protectedHeader;
@@ -987,11 +990,8 @@ async function signIn(parts: Parts, check: ReturnType<typeof tokenCheck>, { head
   if (!bearer) throw challenge(parts);
   const person = await check(bearer[1] ?? "").catch((error) => {
     if (error instanceof BadToken) {
-      const expected = { aud: config.resourceUrl, iss: config.issuer }[error.check];
-      const hint = expected && `${error.check} has to be ${expected}`;
-      const why = [`sign-in: ${error.check}`, hint, error.came && `came ${error.came}`];
-      log({ ...newLine(), outcome: "refused", why: why.filter(Boolean).join(", ") });
-      throw challenge(parts, "invalid_token", hint);
+      log({ ...newLine(), outcome: "refused", why: `sign-in: ${error.message}` });
+      throw challenge(parts, "invalid_token", error.hint);
     }
     // Without keys nobody can be checked, and a 401 would make a host throw a good token away.
     log({ ...newLine(), outcome: "failed", error: `sign-in: ${nameOf(error)}` });

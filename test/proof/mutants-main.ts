@@ -176,7 +176,7 @@ export const MAIN_MUTANTS: Mutant[] = [
   http("a proxy before a server without sign-in", "FORWARDED.test(name)", "false"),
   http("a request by no known scheme", "/^bearer(?: +(.*))?$/i", "/^\\S+(?: +(.*))?$/i"),
   http("our trouble taken for the caller's", "throw answer(503,", "throw answer(401,"),
-  http("a wrong audience without a hint", `throw challenge(parts, "invalid_token", hint)`,
+  http("a wrong audience without a hint", `throw challenge(parts, "invalid_token", error.hint)`,
     `throw challenge(parts, "invalid_token")`),
   limits("a token without a scope that all must carry",
     "config.scopes.every((scope) => person.scopes.includes(scope))", "true"),
