@@ -166,7 +166,7 @@ You read aloud well, quote rather than paraphrase, suggest one next article at m
 ease saying "I don't have that here".`;
 
 /** @throws StartError naming the file and what is wrong, before a model reads it out. */
-export async function loadArticles(path: string): Promise<Article[]> {
+export async function loadArticles(path: string) {
   const seed: unknown = await Bun.file(path).json().catch(() => {
     throw new StartError(`Cannot start: ${path} is missing, or is not JSON.`);
   });
@@ -184,7 +184,7 @@ function find(articles: Article[], id: string) {
 }
 
 /** Lower case, without accents or punctuation: "Café Zoé" is two words, "cafe" and "zoe". */
-function words(text: string): string[] {
+function words(text: string) {
   const plain = text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
   return plain.match(/[\p{L}\p{N}]+/gu) ?? [];
 }
@@ -446,11 +446,7 @@ function isCompactJwt(token: string) {
 }
 /** What may be believed about the caller.
  *  @throws BadToken, or anything else when there are no keys to check with. */
-async function verifyToken(
-  token: string,
-  config: Config,
-  keys: JWTVerifyGetKey,
-): Promise<Person> {
+async function verifyToken(token: string, config: Config, keys: JWTVerifyGetKey): Promise<Person> {
   if (!isCompactJwt(token)) throw new BadToken("form", "", "came not a JWT");
   const verified = await jwtVerify(token, keys, { // keys: against a token that somebody made up
     algorithms: ALGORITHMS, // "none", or our issuer's public key as an HMAC secret: RFC 8725, 3.1
@@ -513,7 +509,7 @@ export type Mounted = (request: Request) => Promise<Response | undefined>;
 /** The sign-in service's keys: kept for ten minutes, a new one seen within ten seconds. */
 function keySet(jwksUrl: string, mockAuth?: Mounted) {
   let notBefore = 0;
-  const fetchKeys = async (url: string, init: RequestInit): Promise<Response> => {
+  const fetchKeys = async (url: string, init: RequestInit) => {
     if (performance.now() < notBefore) throw new Fault("the keys could not be had a moment ago");
     notBefore = performance.now() + 1_000; // asked once a second at most
     const response = (await mockAuth?.(new Request(url, init))) ?? (await fetch(url, init));
@@ -908,7 +904,7 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
     );
   }
   async function route(request: Request, path: string, arrived: number) {
-    const reads = request.method === "GET" || request.method === "HEAD";
+    const reads = /^(GET|HEAD)$/.test(request.method);
     if (request.method === "OPTIONS") return new Response(null, { status: 204 });
     if (isMcp(path)) return serveMcp(request, arrived);
     if (reads && /^\/\.well-known\/oauth-protected-resource(\/mcp)?$/.test(path)) {
@@ -1016,10 +1012,8 @@ function mcpEndpoint(server: Server, mockAuth?: Mounted) {
   const tools = menuOf(server);
   const handler = mcp.createMcpHandler(({ authInfo }) => {
     const call = authInfo!.extra as unknown as Call;
-    const sdk = new mcp.Server(
-      server.info,
-      { capabilities: { tools: {} }, instructions: instructionsOf(app) },
-    );
+    const says = { capabilities: { tools: {} }, instructions: instructionsOf(app) };
+    const sdk = new mcp.Server(server.info, says);
     sdk.setRequestHandler("tools/list", () => ({ tools }));
     sdk.setRequestHandler("tools/call", ({ params }) =>
       callTool(server, call, params.arguments ?? {}));
@@ -1200,7 +1194,7 @@ const inBoth = (before: unknown, after: unknown) =>
 
 /** What differs, unit by unit. */
 export function changedUnits(empty: object, before: object, after: object): ChangedUnit[] {
-  const units = inBoth(before, after).flatMap((unit): ChangedUnit[] => {
+  const units = inBoth(before, after).flatMap((unit) => {
     const kind = own(empty, unit.key);
     if (!isObject(kind) || Array.isArray(kind)) return [unit];
     const entries = inBoth(unit.before, unit.after);
@@ -1473,7 +1467,7 @@ async function openStore({ kind, query, addTables, promptly, close }: Connection
   };
 }
 
-export async function sqliteStore(path: string): Promise<Store> {
+export async function sqliteStore(path: string) {
   const inMemory = path === ":memory:";
   if (!inMemory) {
     closeSync(openSync(path, "a", 0o600)); // before SQLite makes it for all to read
@@ -1556,7 +1550,7 @@ function openPool(url: URL, options: object) {
 
 /** Takes the string that the Neon console prints. postgres.js, not Bun.sql: it is what the course
  *  and Neon's guides use. */
-export function postgresStore(databaseUrl: string): Promise<Store> {
+export function postgresStore(databaseUrl: string) {
   const url = new URL(databaseUrl);
   // postgres.js can't bind the channel, and would send this on as a setting that the server
   // refuses. Whoever asks for it wants nobody in the middle: checking the certificate sees to that.
