@@ -1160,7 +1160,7 @@ five minutes, and nothing may have been saved since. Nothing was erased.`;
 
 export interface Receipt {
   id: string;
-  at: string; // ISO 8601
+  at: string; // ISO 8601: when the call came
   tool: string;
   ref: string; // of the log line
   changes: ChangedUnit[];
@@ -1233,10 +1233,10 @@ thing stands: user_list_actions shows which.`);
 }
 /** The newest receipts: that of this change, and as many of the older ones as are kept. */
 function withReceipt(older: Receipt[], call: Call, changes: ChangedUnit[], undoes?: string) {
-  const { name, tool, ref } = call;
+  const { at, name, tool, ref } = call;
   const receipt: Receipt = {
     id: randomBytes(6).toString("base64url"),
-    at: new Date().toISOString(),
+    at,
     tool: name,
     ref,
     changes,
