@@ -1169,11 +1169,22 @@ export interface Receipt {
   undoes?: string | undefined; // the id of the change that this one took back
 }
 
+/** Until there is a result, after growing pauses while somebody else changes or holds the row.
+ *  Each attempt looks at the clock before it writes, and throws when it is too late. */
+async function again<T>(attempt: () => Promise<T | undefined>): Promise<T> {
+  for (let pause = 10; ; pause *= 2) {
+    const result = await attempt();
+    if (result !== undefined) return result;
+    await Bun.sleep(pause * Math.random());
+  }
+}
+
 /** A person's changes take turns within this process: forty at once would use up their time
  *  reading each other's versions. */
 export function queueByPerson() {
   const turns = new Map<string, Promise<unknown>>();
-  return <T>(personId: string, work: () => Promise<T>): Promise<T> => {
+  return <T>(personId: string, attempt: () => Promise<T | undefined>): Promise<T> => {
+    const work = () => again(attempt);
     const turn = (turns.get(personId) ?? Promise.resolve()).then(work, work);
     turns.set(personId, turn);
     return turn.finally(() => {
@@ -1261,16 +1272,6 @@ function stateOf({ State, empty }: App, found?: Row) {
   return data;
 }
 
-/** Until there is a result, after growing pauses while somebody else changes or holds the row.
- *  Each attempt looks at the clock before it writes, and throws when it is too late. */
-async function again<T>(attempt: () => Promise<T | undefined>): Promise<T> {
-  for (let pause = 10; ; pause *= 2) {
-    const result = await attempt();
-    if (result !== undefined) return result;
-    await Bun.sleep(pause * Math.random());
-  }
-}
-
 /** One person's memory, for one call of one tool. */
 function memoryOf({ app, store, inTurn }: Server, call: Call) {
   const { id, email } = call.person;
@@ -1293,8 +1294,7 @@ function memoryOf({ app, store, inTurn }: Server, call: Call) {
     await store.welcome(id, email);
     return row();
   };
-  const untilDone = <T>(attempt: () => Promise<T | undefined>) => inTurn(id, () => again(attempt));
-  const change = (decide: Decide) => untilDone(async () => {
+  const change = (decide: Decide) => inTurn(id, async () => {
     const found = await known();
     if (!found) return undefined; // erased a moment ago
     const before = stateOf(app, found);
@@ -1311,7 +1311,7 @@ function memoryOf({ app, store, inTurn }: Server, call: Call) {
   return {
     row,
     read: async () => stateOf(app, await row()),
-    welcome: async () => stateOf(app, await untilDone(known)), // makes the person known
+    welcome: async () => stateOf(app, await inTurn(id, known)), // makes the person known
     change: async (decide: (state: object) => object) =>
       (await change((now) => [decide(now)])).state,
     undo: (actionId?: string) => change((now, receipts) => {
@@ -1321,7 +1321,7 @@ function memoryOf({ app, store, inTurn }: Server, call: Call) {
     /** Erases everything, if `agreed` says so to what there is. */
     forget(agreed: (found: Row) => boolean) {
       let begun = false; // and perhaps not finished, because somebody held the rest
-      return untilDone(async () => {
+      return inTurn(id, async () => {
         const found = await row();
         if (begun && found?.version !== "") return true; // gone, or back as somebody new
         if (!found || !(begun || agreed(found))) throw new Refusal("confirm", NOT_AGREED);
