@@ -32,7 +32,7 @@
 
 import { Database } from "bun:sqlite";
 import { randomBytes, timingSafeEqual } from "node:crypto";
-import { chmodSync, closeSync, openSync, statSync } from "node:fs";
+import { appendFileSync, chmodSync, statSync } from "node:fs";
 import net from "node:net";
 import { z } from "zod";
 import * as mcp from "@modelcontextprotocol/server";
@@ -1368,17 +1368,14 @@ export interface Store {
 
 const STORE_MS = 3_500;
 const START_MS = 7_000; // Neon sleeps, and waking it takes seconds
-const IDLE_SECONDS = 20; // then a connection to Postgres is closed, and Neon may sleep
 
 /** What the two databases do each in its own way. An object among the values is kept as JSON. */
-interface Connection {
-  kind: Store["kind"];
+interface Connection extends Pick<Store, "kind" | "close"> {
   query(sql: string, values?: unknown[], ms?: number): Promise<Json[]>;
   addTables(): Promise<unknown>;
   /** A condition that is always true and, in Postgres, keeps from waiting for who holds the row.
    *  (A setting of the connection would not do: the pooler hands connections around.) */
   promptly: string;
-  close(): Promise<void>;
 }
 
 /** As a learner makes them; what is missing is added. */
@@ -1470,7 +1467,7 @@ async function openStore({ kind, query, addTables, promptly, close }: Connection
 export async function sqliteStore(path: string) {
   const inMemory = path === ":memory:";
   if (!inMemory) {
-    closeSync(openSync(path, "a", 0o600)); // before SQLite makes it for all to read
+    appendFileSync(path, "", { mode: 0o600 }); // before SQLite makes it for all to read
     chmodSync(path, 0o600);
   }
   const db = new Database(path);
@@ -1528,11 +1525,11 @@ function openPool(url: URL, options: object) {
   const connect = () => new Promise<net.Socket>((resolve, reject) => {
     if (retired || mayOpen === 0) return reject(new Fault("connection lost"));
     mayOpen--;
-    for (const old of sockets) if (old.destroyed) sockets.delete(old);
     const host = url.hostname.replace(/^\[|\]$/g, "");
     const socket = net.connect(Number(url.port || 5432), host, () => resolve(socket));
     Object.assign(socket, { host }); // what the certificate has to name
-    sockets.add(socket.once("error", reject));
+    sockets.add(socket);
+    socket.once("error", reject).once("close", () => sockets.delete(socket));
   });
   const sql = postgres(url.href, { ...options, socket: connect } as object);
   const run = async (text: string, values?: unknown[]) => {
@@ -1560,7 +1557,7 @@ export function postgresStore(databaseUrl: string) {
     max: 10,
     prepare: false, // Neon's pooler hands each statement to another connection
     fetch_types: false,
-    idle_timeout: IDLE_SECONDS,
+    idle_timeout: 20, // seconds: then a connection is closed, and Neon may sleep
     connect_timeout: START_MS / 1000,
     onnotice: () => {},
     ...(isBound && !isLoopback(url.hostname) && { ssl: "verify-full" }),

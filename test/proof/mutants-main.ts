@@ -338,7 +338,7 @@ export const MAIN_MUTANTS: Mutant[] = [
     "mayOpen = Math.min(mayOpen, underWay);"),
   of(OUTAGES, "used for long")("a thousand connections", "max: 10,", "max: 1_000,"),
   of(OUTAGES, "network that is left alone")("connections that are never closed",
-    "idle_timeout: IDLE_SECONDS,", "idle_timeout: 0,"),
+    "idle_timeout: 20,", "idle_timeout: 0,"),
   of(OUTAGES, "replicas that start")("replicas that start at once",
     "select pg_advisory_xact_lock(724301); "),
   of(OUTAGES, "nobody vouches for")("a server that nobody vouches for",
