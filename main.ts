@@ -128,8 +128,7 @@ const text = z.string().trim().min(1);
 const id = z.string().regex(/^[a-z0-9][\w-]{0,31}$/);
 const Article = z.strictObject({ id, title: text, topic: text, body: text });
 const Catalogue = z.array(Article).superRefine((articles, { addIssue }) => {
-  const ids = articles.map((article) => article.id);
-  const at = ids.findIndex((id, index) => ids.indexOf(id) < index);
+  const at = articles.findIndex((article) => find(articles, article.id) !== article);
   if (at >= 0) addIssue({ code: "custom", path: [at], message: "its id is there twice" });
 });
 export type Article = z.infer<typeof Article>;
@@ -145,7 +144,7 @@ const Shelf = z.object({}).catchall(Position)
 
 /** What is open now, and where the reader stopped in each saved article. */
 const State = z.strictObject({ reading: Reading, shelf: Shelf });
-export type State = z.infer<typeof State>;
+type State = z.infer<typeof State>;
 const empty: State = { reading: null, shelf: {} };
 
 const instructions = `A small catalogue of articles, and a shelf that is remembered across chats: \
@@ -190,7 +189,7 @@ function words(text: string) {
 }
 /** By keyword, best first. Search by meaning would replace this one function. */
 export function searchArticles(articles: Article[], query: string) {
-  const terms = [...new Set(words(query))];
+  const terms = words(query);
   const hits = (text: string) => {
     const found = words(text);
     return terms.filter((term) => found.some((word) => word.startsWith(term))).length;
