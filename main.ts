@@ -1194,8 +1194,8 @@ export function queueByPerson() {
 
 const isObject = (value: unknown): value is Json => typeof value === "object" && value !== null;
 
-const own = (value: unknown, key: string) =>
-  isObject(value) && Object.hasOwn(value, key) ? value[key] : undefined;
+const own = (value: unknown, key: string): unknown =>
+  Object.getOwnPropertyDescriptor(value ?? {}, key)?.value;
 
 /** Each key of either, with its value in both. */
 const inBoth = (before: unknown, after: unknown) =>
@@ -1208,7 +1208,7 @@ export function changedUnits(empty: object, before: object, after: object): Chan
     const kind = own(empty, unit.key);
     if (!isObject(kind) || Array.isArray(kind)) return [unit];
     const entries = inBoth(unit.before, unit.after);
-    return entries.map(({ key: entry, ...values }) => ({ ...values, key: unit.key, entry }));
+    return entries.map((one) => ({ ...one, key: unit.key, entry: one.key }));
   });
   return units.filter((unit) => !Bun.deepEquals(unit.before, unit.after));
 }
@@ -1226,16 +1226,15 @@ function putBack(state: Json, changes: ChangedUnit[]) {
 
 /** The change to take back. @throws Refusal if there is none, or a later one stands in the way. */
 function undoTarget(receipts: Receipt[], actionId?: string) {
-  const at = receipts.findIndex(({ id, undone, undoes }) =>
-    actionId !== undefined ? id === actionId : !undone && !undoes);
-  const target = receipts[at];
+  const standing = receipts.filter(({ undone, undoes }) => !undone && !undoes);
+  const target = actionId === undefined ? standing[0] : receipts.find(({ id }) => id === actionId);
   if (!target || target.undone) throw new Refusal("action", `There is no such action to undo; \
 user_list_actions lists what can be undone.`);
   if (!target.undoable) throw new Refusal("action", `That change is final: it \
 can't be undone. An earlier one can be named by its id.`);
-  const standing = receipts.slice(0, at).filter(({ undone, undoes }) => !undone && !undoes);
-  const later = new Set(standing.flatMap(({ changes }) => changes.map(nameOfUnit)));
-  if (target.changes.some((unit) => later.has(nameOfUnit(unit)))) {
+  const later = standing.slice(0, standing.indexOf(target));
+  const touched = new Set(later.flatMap(({ changes }) => changes.map(nameOfUnit)));
+  if (target.changes.some((unit) => touched.has(nameOfUnit(unit)))) {
     throw new Refusal("overlap", `That can't be undone while a later change to the same \
 thing stands: user_list_actions shows which.`);
   }
