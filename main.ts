@@ -319,11 +319,9 @@ export async function loadApp(seed = `${import.meta.dir}/seed/articles.json`): P
 // guarding real people's data.
 
 type Config = ReturnType<typeof readConfig>;
-const EXAMPLE_SECRET = "replace-me-with-the-output-of-openssl-rand"; // .env.example's
 
 const isLoopback = (host: string) => /^(localhost|127(\.\d{1,3}){3}|\[?::1\]?)$/i.test(host);
 const isSqlite = (url: string) => /^sqlite:./.test(url);
-const isPostgres = (url: string) => /^postgres(ql)?:\/\//.test(url) && URL.canParse(url);
 
 /** A setting: the words say what it takes, here and in the line that refuses another value. */
 const takes = (words: string, fits: (value: string) => boolean) =>
@@ -351,10 +349,10 @@ function environment(local: boolean, tunnel: boolean) {
     AUTH_SCOPES: takes("scopes separated by spaces", (value) => /^[ !#-[\]-~]*$/.test(value)),
     AUTH_DISABLED: takes("1 locally without a public RESOURCE_URL, nothing elsewhere",
       (value) => value === "0" || (value === "1" && local && !tunnel)),
-    DATABASE_URL: takes("postgres://…, postgresql://…, sqlite:PATH or sqlite::memory:",
-      (value) => isSqlite(value) || isPostgres(value)),
+    DATABASE_URL: takes("postgres://…, postgresql://…, sqlite:PATH or sqlite::memory:", (value) =>
+      isSqlite(value) || (/^postgres(ql)?:\/\//.test(value) && URL.canParse(value))),
     SESSION_SIGNING_SECRET: takes("at least 32 characters, and not those of .env.example",
-      (value) => value.length >= 32 && value !== EXAMPLE_SECRET),
+      (value) => value.length >= 32 && value !== "replace-me-with-the-output-of-openssl-rand"),
     RATE_LIMIT_PER_MINUTE: wholeNumber(1_000_000),
   });
 }
@@ -426,7 +424,6 @@ class BadToken extends Error {
 
 const ALGORITHMS = ["RS256", "PS256", "ES256", "ES384", "EdDSA", "Ed25519"];
 const YEAR = 366 * 24 * 3600; // seconds
-const KEY_SET_BYTES = 64 * 1024;
 const KNOWN_TOKENS = 1_000;
 const MOCK_ISSUER = "http://localhost:9000"; // of mock-auth.ts run by itself
 // jose's words for "I could not check": not the token's fault
@@ -513,7 +510,7 @@ function keySet(jwksUrl: string, mockAuth?: Mounted) {
     notBefore = performance.now() + 1_000; // asked once a second at most
     const response = (await mockAuth?.(new Request(url, init))) ?? (await fetch(url, init));
     // The SDK reads a body, of a response too, no further than so many bytes.
-    const body = await mcp.readRequestBody(response as never, KEY_SET_BYTES);
+    const body = await mcp.readRequestBody(response as never, 65_536);
     if (body.tooLarge) throw new Fault("the key set is over 64 KiB");
     return new Response(body.text, response);
   };

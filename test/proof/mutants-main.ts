@@ -62,7 +62,7 @@ export const MAIN_MUTANTS: Mutant[] = [
   config("a password in a URL that gets printed", "username || password || hash", "hash"),
   config("an audience with two spellings", " && value === `${new URL(value).origin}/mcp`"),
   config("a scope that ends a header's text", "/^[ !#-[\\]-~]*$/.test(value)", "true"),
-  config("the secret of .env.example", " && value !== EXAMPLE_SECRET"),
+  config("the secret of .env.example", ` && value !== "replace-me-with-the-output-of-openssl-rand"`),
   config("a secret short enough to guess", "value.length >= 32 && "),
   config("a secret in the refusal", "/SECRET|DATABASE/.test(name)", "false"),
   config("a password in the refusal, in an odd spelling", ` || got.includes("@")`),
