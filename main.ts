@@ -610,7 +610,7 @@ function logCall({ log }: Parts, call: Call, outcome: Pick<LogLine, "outcome" | 
 /** What may be logged of an error: a message can hold a host, SQL or what somebody saved. */
 function nameOf(error: unknown) {
   if (error instanceof Fault) return error.message;
-  const { name, code, stack } = Object(error) as Partial<Error> & { code?: string };
+  const { name, code, stack } = Object(error) as Partial<Error & { code: string }>;
   return [name, code, stack?.match(/main\.ts:\d+/)?.[0]].filter(Boolean).join(" ");
 }
 
@@ -1418,7 +1418,7 @@ async function openStore({ kind, query, addTables, promptly, close }: Connection
   });
   return {
     kind,
-    ping: () => ping(),
+    ping,
     close,
     async read(id) {
       const [row] = await query(`
@@ -1474,7 +1474,7 @@ export async function sqliteStore(path: string) {
       try {
         return work();
       } catch (error) {
-        const isBusy = (error as { code?: string }).code?.startsWith("SQLITE_BUSY");
+        const isBusy = nameOf(error).includes("SQLITE_BUSY");
         if (!isBusy || performance.now() > end) throw error;
       }
     }
