@@ -892,7 +892,7 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
   let ping: Promise<void> | undefined;
 
   /** What platforms watch: it asks for what a visit needs, once for all who ask at a time. */
-  async function health() {
+  function health() {
     ping ??= store.ping().finally(() => { ping = undefined; });
     return ping.then(
       () => Response.json({ status: "ok" }),
@@ -948,7 +948,7 @@ function metadataOf(parts: Parts) {
     authorization_servers: [parts.config.issuer],
     bearer_methods_supported: ["header"],
     resource_name: parts.app.name,
-    ...(scopes.length > 0 && { scopes_supported: scopes }),
+    scopes_supported: scopes.length > 0 ? scopes : undefined,
   };
 }
 
@@ -1089,15 +1089,14 @@ function menuOf({ tools }: Server) {
     const asked = OPEN_TOOLS.includes(name) ? input : input.extend({ session });
     try {
       // Without $schema, which the protocol assumes: it costs a model 17 tokens a tool.
-      const { $schema, ...said } = z.toJSONSchema(asked, { io: "input" });
-      const outputSchema = z.toJSONSchema(output.extend({ reminder: string })) as Schema;
-      return { name, title, description, annotations, inputSchema: said as Schema, outputSchema };
+      const { $schema, ...inputSchema } = z.toJSONSchema(asked, { io: "input" });
+      const outputSchema = z.toJSONSchema(output.extend({ reminder: string }));
+      return { name, title, description, annotations, inputSchema, outputSchema } as mcp.Tool;
     } catch {
       throw new StartError(`Cannot start: the schemas of ${name} can't be said in JSON.`);
     }
   });
 }
-type Schema = mcp.Tool["inputSchema"];
 
 /** @throws Response, when the body is not one JSON-RPC message. */
 async function parseJsonBody(request: Request) {
