@@ -1164,22 +1164,20 @@ export interface Receipt {
   undoes?: string | undefined; // the id of the change that this one took back
 }
 
-/** Until there is a result, after growing pauses while somebody else changes or holds the row.
- *  Each attempt looks at the clock before it writes, and throws when it is too late. */
-async function again<T>(attempt: () => Promise<T | undefined>): Promise<T> {
-  for (let pause = 10; ; pause *= 2) {
-    const result = await attempt();
-    if (result !== undefined) return result;
-    await Bun.sleep(pause * Math.random());
-  }
-}
-
 /** A person's changes take turns within this process: forty at once would use up their time
  *  reading each other's versions. */
 export function queueByPerson() {
   const turns = new Map<string, Promise<unknown>>();
   return <T>(personId: string, attempt: () => Promise<T | undefined>): Promise<T> => {
-    const work = () => again(attempt);
+    // Until there is a result, after growing pauses while somebody else changes or holds the row.
+    // Each attempt looks at the clock before it writes, and throws when it is too late.
+    const work = async () => {
+      for (let pause = 10; ; pause *= 2) {
+        const result = await attempt();
+        if (result !== undefined) return result;
+        await Bun.sleep(pause * Math.random());
+      }
+    };
     const turn = (turns.get(personId) ?? Promise.resolve()).then(work, work);
     turns.set(personId, turn);
     return turn.finally(() => {
