@@ -994,13 +994,6 @@ async function signIn(parts: Parts, check: ReturnType<typeof tokenCheck>, { head
   throw challenge(parts, "insufficient_scope");
 }
 
-/** Least privilege: a token that names any of our scopes may do what they say, and no more. */
-function missingScope(app: App, { tool, person: { scopes } }: Call) {
-  const isLimited = ownScopes(app).some((scope) => scopes.includes(scope));
-  const needed = `${app.slug}:${tool?.annotations.readOnlyHint === false ? "write" : "read"}`;
-  return isLimited && !scopes.includes(needed) ? needed : undefined;
-}
-
 function mcpEndpoint(server: Server, mockAuth?: Mounted) {
   const { app, config } = server;
   const check = tokenCheck(config, keySet(config.jwksUrl, mockAuth));
@@ -1017,16 +1010,20 @@ function mcpEndpoint(server: Server, mockAuth?: Mounted) {
   });
   /** @throws Response, when the person may not do this now, or not with this token. */
   const checkLimits = (call: Call) => {
-    const seconds = secondsToWait(call.person.id);
+    const { id, scopes } = call.person;
+    const seconds = secondsToWait(id);
     if (seconds > 0) {
       logCall(server, call, { outcome: "refused", why: "rate" });
       const slow = `more than ${config.callsPerMinute} calls in a minute: wait ${seconds} seconds`;
       throw answer(429, slow, { "Retry-After": String(seconds) });
     }
-    const missing = missingScope(app, call);
-    if (missing) {
+    // Least privilege: a token that names any of our scopes may do what they say, and no more.
+    const isLimited = ownScopes(app).some((scope) => scopes.includes(scope));
+    const isReader = call.tool?.annotations.readOnlyHint !== false;
+    const needed = `${app.slug}:${isReader ? "read" : "write"}`;
+    if (isLimited && !scopes.includes(needed)) {
       logCall(server, call, { outcome: "refused", why: "scope" });
-      throw challenge(server, "insufficient_scope", "", [...call.person.scopes, missing]);
+      throw challenge(server, "insufficient_scope", "", [...scopes, needed]);
     }
   };
 
