@@ -630,9 +630,7 @@ function complaint(error: z.core.$ZodError) {
   return clip(z.prettifyError({ issues }).replace("✖ ", ""), 280);
 }
 /** A database changes or refuses NUL and half characters, which JSON writes as \u0000, \ud8… */
-function isStorable(value: unknown) {
-  return !/(?<!\\)(\\\\)*\\u(0000|d[89a-f])/.test(JSON.stringify(value));
-}
+const NOT_STORABLE = /(?<!\\)(\\\\)*\\u(0000|d[89a-f])/;
 
 /** @throws Fault once `until` (of performance.now()) is over, though the work itself goes on. */
 async function withDeadline<T>(until: number, work: () => PromiseLike<T>) {
@@ -654,7 +652,7 @@ with the new session key.`);
   }
   const { data, error } = tool.input.safeParse(args);
   if (error) throw new Refusal("arguments", `${complaint(error)}.`);
-  const odd = Object.keys(data).find((key) => !isStorable(data[key]));
+  const odd = Object.keys(data).find((key) => NOT_STORABLE.test(JSON.stringify(data[key])));
   if (odd) throw new Refusal("arguments", `${odd} takes well-formed text without NUL.`);
 
   const context = { person, keys, memory: memoryOf(server, call) };
@@ -874,7 +872,6 @@ good. Please ask the person first.`;
 const BODY_BYTES = 256 * 1024;
 const CORS_HEADERS = `Authorization, Content-Type, Accept, Last-Event-ID, Mcp-Protocol-Version, \
 Mcp-Method, Mcp-Name, Mcp-Session-Id`;
-
 const NOT_OURS = "start it with the RESOURCE_URL that you use: it does not name this";
 
 const answer = (status: number, error: string, headers: Record<string, string> = {}) =>
@@ -892,12 +889,10 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
   let ping: Promise<void> | undefined;
 
   /** What platforms watch: it asks for what a visit needs, once for all who ask at a time. */
-  function health() {
+  async function health() {
     ping ??= store.ping().finally(() => { ping = undefined; });
-    return ping.then(
-      () => Response.json({ status: "ok" }),
-      () => Response.json({ status: "unavailable" }, { status: 503 }),
-    );
+    const status = await ping.then(() => 200, () => 503);
+    return Response.json({ status: status === 200 ? "ok" : "unavailable" }, { status });
   }
   async function route(request: Request, path: string, arrived: number) {
     const reads = /^(GET|HEAD)$/.test(request.method);
