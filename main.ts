@@ -32,13 +32,13 @@
 
 import { Database } from "bun:sqlite";
 import { randomBytes, timingSafeEqual } from "node:crypto";
-import { chmodSync, closeSync, openSync, statSync } from "node:fs";
+import { appendFileSync, chmodSync, statSync } from "node:fs";
 import net from "node:net";
 import { z } from "zod";
 import * as mcp from "@modelcontextprotocol/server";
 import { createRemoteJWKSet, customFetch, errors, jwtVerify, type JWTVerifyGetKey } from "jose";
 import postgres from "postgres";
-import { engines, version } from "./package.json" with { type: "json" };
+import { engines, version } from "./package.json";
 
 // What an app is made of. Section 1 fills this in; the rest of the file knows an app by
 // nothing else.
@@ -80,7 +80,7 @@ export interface ChangedUnit {
 }
 
 type Json = Record<string, unknown>;
-export interface Tool<Context = object> {
+interface Tool<Context = object> {
   title: string;
   description: string; // what it returns: hosts review orders to the model as prompt injection
   annotations: mcp.ToolAnnotations;
@@ -128,12 +128,11 @@ const text = z.string().trim().min(1);
 const id = z.string().regex(/^[a-z0-9][\w-]{0,31}$/);
 const Article = z.strictObject({ id, title: text, topic: text, body: text });
 const Catalogue = z.array(Article).superRefine((articles, { addIssue }) => {
-  const ids = articles.map((article) => article.id);
-  const at = ids.findIndex((id, index) => ids.indexOf(id) < index);
-  if (at >= 0) addIssue({ code: "custom", path: [at, "id"], message: `${ids[at]} is there twice` });
+  const at = articles.findIndex((article) => find(articles, article.id) !== article);
+  if (at >= 0) addIssue({ code: "custom", path: [at], message: "its id is there twice" });
 });
 export type Article = z.infer<typeof Article>;
-const Brief = Article.omit({ body: true });
+const Brief = Article.omit({ body: true }).strip(); // so an article is told without its text
 
 const Position = z
   .string()
@@ -145,7 +144,7 @@ const Shelf = z.object({}).catchall(Position)
 
 /** What is open now, and where the reader stopped in each saved article. */
 const State = z.strictObject({ reading: Reading, shelf: Shelf });
-export type State = z.infer<typeof State>;
+type State = z.infer<typeof State>;
 const empty: State = { reading: null, shelf: {} };
 
 const instructions = `A small catalogue of articles, and a shelf that is remembered across chats: \
@@ -166,7 +165,7 @@ You read aloud well, quote rather than paraphrase, suggest one next article at m
 ease saying "I don't have that here".`;
 
 /** @throws StartError naming the file and what is wrong, before a model reads it out. */
-export async function loadArticles(path: string): Promise<Article[]> {
+export async function loadArticles(path: string) {
   const seed: unknown = await Bun.file(path).json().catch(() => {
     throw new StartError(`Cannot start: ${path} is missing, or is not JSON.`);
   });
@@ -184,13 +183,13 @@ function find(articles: Article[], id: string) {
 }
 
 /** Lower case, without accents or punctuation: "Café Zoé" is two words, "cafe" and "zoe". */
-function words(text: string): string[] {
+function words(text: string) {
   const plain = text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
   return plain.match(/[\p{L}\p{N}]+/gu) ?? [];
 }
 /** By keyword, best first. Search by meaning would replace this one function. */
 export function searchArticles(articles: Article[], query: string) {
-  const terms = [...new Set(words(query))];
+  const terms = words(query);
   const hits = (text: string) => {
     const found = words(text);
     return terms.filter((term) => found.some((word) => word.startsWith(term))).length;
@@ -198,9 +197,9 @@ export function searchArticles(articles: Article[], query: string) {
   const score = ({ title, topic, body }: Article) =>
     3 * hits(title) + 2 * hits(topic) + hits(body);
   const found = articles.filter((article) => score(article) > 0);
-  return found.sort((a, b) => score(b) - score(a)).map(({ id, title, topic, body }) => {
-    const sentences = body.split(/(?<=[.!?])\s+/).sort((a, b) => hits(b) - hits(a));
-    return { id, title, topic, excerpt: sentences[0]! };
+  return found.sort((a, b) => score(b) - score(a)).map((article) => {
+    const sentences = article.body.split(/(?<=[.!?])\s+/).sort((a, b) => hits(b) - hits(a));
+    return { ...article, excerpt: sentences[0]! };
   });
 }
 
@@ -221,30 +220,32 @@ function merge(state: State, { reading = state.reading, shelf: named = {} }: Pat
   return { reading, shelf };
 }
 
-/** An id whose article has left the catalogue stands for itself. */
-const titleOf = (articles: Article[], id = "") =>
-  `“${articles.find((article) => article.id === id)?.title ?? id}”`;
-
-function place(articles: Article[], id: string, position: string) {
-  const line = [...position.replace(/\s+/g, " ")];
-  const short = line.length > 60 ? `${line.slice(0, 59).join("")}…` : line.join("");
-  return `${titleOf(articles, id)}, at: ${short}`;
-}
-function summarize(articles: Article[], { reading, shelf }: State) {
-  const saved = Object.keys(shelf);
-  const titles = saved.slice(0, 10).map((id) => titleOf(articles, id));
-  if (saved.length > 10) titles.push(`and ${saved.length - 10} more`);
-  const open = reading && place(articles, reading.id, reading.position);
-  return `Open: ${open ?? "nothing"}. Saved: ${titles.join(", ") || "nothing"}.`;
-}
-function describe(articles: Article[], { key, entry, after }: ChangedUnit) {
-  if (key === "reading") {
-    const reading = after as State["reading"] | undefined;
-    if (!reading) return "closed what was open";
-    return `opened ${place(articles, reading.id, reading.position)}`;
-  }
-  if (after === undefined) return `removed ${titleOf(articles, entry)}`;
-  return `saved ${place(articles, entry!, String(after))}`;
+/** What is kept, and what was changed, in words. */
+function wordsFor(articles: Article[]) {
+  /** An id whose article has left the catalogue stands for itself. */
+  const titleOf = (id = "") => `“${articles.find((article) => article.id === id)?.title ?? id}”`;
+  const place = (id: string, position: string) => {
+    const line = [...position.replace(/\s+/g, " ")];
+    const short = line.length > 60 ? `${line.slice(0, 59).join("")}…` : line.join("");
+    return `${titleOf(id)}, at: ${short}`;
+  };
+  return {
+    summarize({ reading, shelf }: State) {
+      const saved = Object.keys(shelf);
+      const titles = saved.slice(0, 10).map(titleOf);
+      if (saved.length > 10) titles.push(`and ${saved.length - 10} more`);
+      const open = reading ? place(reading.id, reading.position) : "nothing";
+      return `Open: ${open}. Saved: ${titles.join(", ") || "nothing"}.`;
+    },
+    describe({ key, entry, after }: ChangedUnit) {
+      if (key === "reading") {
+        const reading = after as State["reading"];
+        return reading ? `opened ${place(reading.id, reading.position)}` : "closed what was open";
+      }
+      if (after === undefined) return `removed ${titleOf(entry)}`;
+      return `saved ${place(entry!, String(after))}`;
+    },
+  };
 }
 
 const tools = (articles: Article[]) => ({
@@ -256,8 +257,7 @@ const tools = (articles: Article[]) => ({
     output: { articles: z.array(Brief) },
     run: async ({ topic }) => {
       const wanted = words(topic ?? "").join();
-      const listed = articles.filter((one) => !topic || words(one.topic).join() === wanted);
-      return { articles: listed.map(({ id, title, topic }) => ({ id, title, topic })) };
+      return { articles: articles.filter((one) => !topic || words(one.topic).join() === wanted) };
     },
   }),
   domain_search_articles: tool({
@@ -308,8 +308,7 @@ export async function loadApp(seed = `${import.meta.dir}/seed/articles.json`): P
     reminder: "Speak from this result alone; what it doesn't say isn't known here.",
     State,
     empty,
-    summarize: (state) => summarize(articles, state),
-    describe: (change) => describe(articles, change),
+    ...wordsFor(articles),
     tools: tools(articles),
   };
 }
@@ -319,12 +318,10 @@ export async function loadApp(seed = `${import.meta.dir}/seed/articles.json`): P
 // reach the server: in public, a variable that somebody forgot is how a demo's secret ends up
 // guarding real people's data.
 
-export type Config = ReturnType<typeof readConfig>;
-const EXAMPLE_SECRET = "replace-me-with-the-output-of-openssl-rand"; // .env.example's
+type Config = ReturnType<typeof readConfig>;
 
 const isLoopback = (host: string) => /^(localhost|127(\.\d{1,3}){3}|\[?::1\]?)$/i.test(host);
 const isSqlite = (url: string) => /^sqlite:./.test(url);
-const isPostgres = (url: string) => /^postgres(ql)?:\/\//.test(url) && URL.canParse(url);
 
 /** A setting: the words say what it takes, here and in the line that refuses another value. */
 const takes = (words: string, fits: (value: string) => boolean) =>
@@ -352,10 +349,10 @@ function environment(local: boolean, tunnel: boolean) {
     AUTH_SCOPES: takes("scopes separated by spaces", (value) => /^[ !#-[\]-~]*$/.test(value)),
     AUTH_DISABLED: takes("1 locally without a public RESOURCE_URL, nothing elsewhere",
       (value) => value === "0" || (value === "1" && local && !tunnel)),
-    DATABASE_URL: takes("postgres://…, postgresql://…, sqlite:PATH or sqlite::memory:",
-      (value) => isSqlite(value) || isPostgres(value)),
+    DATABASE_URL: takes("postgres://…, postgresql://…, sqlite:PATH or sqlite::memory:", (value) =>
+      isSqlite(value) || (/^postgres(ql)?:\/\//.test(value) && URL.canParse(value))),
     SESSION_SIGNING_SECRET: takes("at least 32 characters, and not those of .env.example",
-      (value) => value.length >= 32 && value !== EXAMPLE_SECRET),
+      (value) => value.length >= 32 && value !== "replace-me-with-the-output-of-openssl-rand"),
     RATE_LIMIT_PER_MINUTE: wholeNumber(1_000_000),
   });
 }
@@ -410,23 +407,23 @@ export function readConfig(env: Record<string, string | undefined>, slug: string
 // would open this one too. Each line says what it keeps out.
 
 /** Who is here, proved by their token. `id` is ISSUER|SUB: a sub is unique in its issuer only. */
-export interface Person {
+interface Person {
   id: string;
   sub: string;
   email: string | null;
   scopes: string[];
   until: number; // when the token ends, in seconds since 1970
 }
-/** The token is at fault: 401. `check` says which line refused it, `came` what it said instead. */
-export class BadToken extends Error {
-  constructor(readonly check: string, readonly came = "") {
-    super(`refused by the check of ${check}`);
+/** The token is at fault: 401. `check` says which line refused it, `hint` what it should have said
+ *  (told to the caller), `came` what it said instead (for the log). */
+class BadToken extends Error {
+  constructor(check: string, readonly hint = "", came = "") {
+    super([check, hint, came].filter(Boolean).join(", "));
   }
 }
 
 const ALGORITHMS = ["RS256", "PS256", "ES256", "ES384", "EdDSA", "Ed25519"];
 const YEAR = 366 * 24 * 3600; // seconds
-const KEY_SET_BYTES = 64 * 1024;
 const KNOWN_TOKENS = 1_000;
 const MOCK_ISSUER = "http://localhost:9000"; // of mock-auth.ts run by itself
 // jose's words for "I could not check": not the token's fault
@@ -445,12 +442,8 @@ function isCompactJwt(token: string) {
 }
 /** What may be believed about the caller.
  *  @throws BadToken, or anything else when there are no keys to check with. */
-export async function verifyToken(
-  token: string,
-  config: Config,
-  keys: JWTVerifyGetKey,
-): Promise<Person> {
-  if (!isCompactJwt(token)) throw new BadToken("form", "not a JWT");
+async function verifyToken(token: string, config: Config, keys: JWTVerifyGetKey): Promise<Person> {
+  if (!isCompactJwt(token)) throw new BadToken("form", "", "came not a JWT");
   const verified = await jwtVerify(token, keys, { // keys: against a token that somebody made up
     algorithms: ALGORITHMS, // "none", or our issuer's public key as an HMAC secret: RFC 8725, 3.1
     issuer: config.issuer, // a token from another sign-in service
@@ -460,8 +453,10 @@ export async function verifyToken(
     if (!(error instanceof errors.JOSEError) || NO_KEYS.test(error.code)) throw error;
     // By now the signature was good, and whom a token is from and for is no secret.
     const { claim = "", payload } = error as Partial<errors.JWTClaimValidationFailed>;
-    const came = /^(aud|iss)$/.test(claim) ? JSON.stringify(payload?.[claim])?.slice(0, 200) : "";
-    throw new BadToken(claim || error.code, came);
+    const ours = { aud: config.resourceUrl, iss: config.issuer }[claim];
+    if (!ours) throw new BadToken(claim || error.code);
+    const came = `came ${JSON.stringify(payload?.[claim] ?? null).slice(0, 200)}`;
+    throw new BadToken(claim, `${claim} has to be ${ours}`, came);
   });
   const { sub, exp = 0, cnf, email, typ: kind, scp } = verified.payload;
   const { typ = "jwt" } = verified.protectedHeader;
@@ -510,12 +505,12 @@ export type Mounted = (request: Request) => Promise<Response | undefined>;
 /** The sign-in service's keys: kept for ten minutes, a new one seen within ten seconds. */
 function keySet(jwksUrl: string, mockAuth?: Mounted) {
   let notBefore = 0;
-  const fetchKeys = async (url: string, init: RequestInit): Promise<Response> => {
+  const fetchKeys = async (url: string, init: RequestInit) => {
     if (performance.now() < notBefore) throw new Fault("the keys could not be had a moment ago");
     notBefore = performance.now() + 1_000; // asked once a second at most
     const response = (await mockAuth?.(new Request(url, init))) ?? (await fetch(url, init));
     // The SDK reads a body, of a response too, no further than so many bytes.
-    const body = await mcp.readRequestBody(response as never, KEY_SET_BYTES);
+    const body = await mcp.readRequestBody(response as never, 65_536);
     if (body.tooLarge) throw new Fault("the key set is over 64 KiB");
     return new Response(body.text, response);
   };
@@ -580,7 +575,7 @@ export interface LogLine {
   ms?: number;
 }
 /** What a running server is made of. */
-export interface Parts {
+interface Parts {
   app: App;
   config: Config;
   store: Store;
@@ -607,15 +602,15 @@ interface CallContext extends ToolContext {
 
 /** When, and a reference: what each line of the log starts with. */
 const newLine = () => ({ at: new Date().toISOString(), ref: crypto.randomUUID().slice(0, 8) });
-type Outcome = Pick<LogLine, "outcome" | "why" | "error">;
-function logCall({ log }: Parts, { at, ref, person, name, tool, arrived }: Call, outcome: Outcome) {
+function logCall({ log }: Parts, call: Call, outcome: Pick<LogLine, "outcome" | "why" | "error">) {
+  const { at, ref, person, name, tool, arrived } = call;
   const ms = Math.round((performance.now() - arrived) * 10) / 10;
   log({ at, ref, sub: person.sub, tool: tool ? name : "unknown", ms, ...outcome });
 }
 /** What may be logged of an error: a message can hold a host, SQL or what somebody saved. */
 function nameOf(error: unknown) {
   if (error instanceof Fault) return error.message;
-  const { name, code, stack } = Object(error) as Partial<Error> & { code?: string };
+  const { name, code, stack } = Object(error) as Partial<Error & { code: string }>;
   return [name, code, stack?.match(/main\.ts:\d+/)?.[0]].filter(Boolean).join(" ");
 }
 
@@ -635,12 +630,10 @@ function complaint(error: z.core.$ZodError) {
   return clip(z.prettifyError({ issues }).replace("✖ ", ""), 280);
 }
 /** A database changes or refuses NUL and half characters, which JSON writes as \u0000, \ud8… */
-function isStorable(value: unknown) {
-  return !/(?<!\\)(\\\\)*\\u(0000|d[89a-f])/.test(JSON.stringify(value));
-}
+const NOT_STORABLE = /(?<!\\)(\\\\)*\\u(0000|d[89a-f])/;
 
 /** @throws Fault once `until` (of performance.now()) is over, though the work itself goes on. */
-export async function withDeadline<T>(until: number, work: () => PromiseLike<T>) {
+async function withDeadline<T>(until: number, work: () => PromiseLike<T>) {
   const left = until - performance.now();
   if (left <= 0) throw new Fault("no time left");
   const { promise: late, reject } = Promise.withResolvers<never>();
@@ -659,11 +652,10 @@ with the new session key.`);
   }
   const { data, error } = tool.input.safeParse(args);
   if (error) throw new Refusal("arguments", `${complaint(error)}.`);
-  const odd = Object.keys(data).find((key) => !isStorable(data[key]));
+  const odd = Object.keys(data).find((key) => NOT_STORABLE.test(JSON.stringify(data[key])));
   if (odd) throw new Refusal("arguments", `${odd} takes well-formed text without NUL.`);
 
-  const memory = memoryOf(server, call);
-  const context = { person, keys, memory };
+  const context = { person, keys, memory: memoryOf(server, call) };
   const result = await withDeadline(arrived + TOOL_MS, () => tool.run(data, context));
   // A field that the menu doesn't promise (a quiz's right answers) never goes out.
   const checked = tool.output.safeParse(result);
@@ -823,15 +815,14 @@ since when they are known here.`,
     annotations: READS,
     description: "Lists changes made for the person, newest first, each with the id to undo it.",
     input: { limit: z.int().min(1).max(100).default(20).describe("how many, 1 to 100") },
-    output: { actions: z.array(z.strictObject({ ...action, undone: z.boolean() })) },
+    output: { actions: z.array(z.object({ ...action, undone: z.boolean() })) }, // and no more
     reminder: "These are the newest changes on record; there may be older ones.",
     run: async ({ limit }, { memory }: CallContext) => {
       const receipts = (await memory.row())?.receipts.slice(0, limit) ?? [];
-      const actions = receipts.map(({ id, at, tool, undone, ref, undoable, undoes, changes }) => {
-        const words = changes.map((change) => app.describe(change)).join("; ");
-        const kind = undoes ? "undo: " : undoable ? "" : "final: ";
-        const summary = clip(`${kind}${words}`, 150);
-        return { id, at, tool, summary, undone, ref };
+      const actions = receipts.map((receipt) => {
+        const words = receipt.changes.map((change) => app.describe(change)).join("; ");
+        const kind = receipt.undoes ? "undo: " : receipt.undoable ? "" : "final: ";
+        return { ...receipt, summary: clip(`${kind}${words}`, 150) };
       });
       return { actions };
     },
@@ -881,7 +872,6 @@ good. Please ask the person first.`;
 const BODY_BYTES = 256 * 1024;
 const CORS_HEADERS = `Authorization, Content-Type, Accept, Last-Event-ID, Mcp-Protocol-Version, \
 Mcp-Method, Mcp-Name, Mcp-Session-Id`;
-
 const NOT_OURS = "start it with the RESOURCE_URL that you use: it does not name this";
 
 const answer = (status: number, error: string, headers: Record<string, string> = {}) =>
@@ -901,13 +891,11 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
   /** What platforms watch: it asks for what a visit needs, once for all who ask at a time. */
   async function health() {
     ping ??= store.ping().finally(() => { ping = undefined; });
-    return ping.then(
-      () => Response.json({ status: "ok" }),
-      () => Response.json({ status: "unavailable" }, { status: 503 }),
-    );
+    const status = await ping.then(() => 200, () => 503);
+    return Response.json({ status: status === 200 ? "ok" : "unavailable" }, { status });
   }
   async function route(request: Request, path: string, arrived: number) {
-    const reads = request.method === "GET" || request.method === "HEAD";
+    const reads = /^(GET|HEAD)$/.test(request.method);
     if (request.method === "OPTIONS") return new Response(null, { status: 204 });
     if (isMcp(path)) return serveMcp(request, arrived);
     if (reads && /^\/\.well-known\/oauth-protected-resource(\/mcp)?$/.test(path)) {
@@ -955,7 +943,7 @@ function metadataOf(parts: Parts) {
     authorization_servers: [parts.config.issuer],
     bearer_methods_supported: ["header"],
     resource_name: parts.app.name,
-    ...(scopes.length > 0 && { scopes_supported: scopes }),
+    scopes_supported: scopes.length > 0 ? scopes : undefined,
   };
 }
 
@@ -980,7 +968,7 @@ const FORWARDED =
 async function signIn(parts: Parts, check: ReturnType<typeof tokenCheck>, { headers }: Request) {
   const { config, log } = parts;
   if (config.authDisabled) {
-    if ([...headers.keys()].some((name) => FORWARDED.test(name))) {
+    if (headers.keys().some((name) => FORWARDED.test(name))) {
       throw answer(403, "AUTH_DISABLED is for this machine, and others reach it through a proxy");
     }
     return { id: "local|local-demo", sub: "local-demo", email: null, scopes: [], until: Infinity };
@@ -989,11 +977,8 @@ async function signIn(parts: Parts, check: ReturnType<typeof tokenCheck>, { head
   if (!bearer) throw challenge(parts);
   const person = await check(bearer[1] ?? "").catch((error) => {
     if (error instanceof BadToken) {
-      const expected = { aud: config.resourceUrl, iss: config.issuer }[error.check];
-      const hint = expected && `${error.check} has to be ${expected}`;
-      const why = [`sign-in: ${error.check}`, hint, error.came && `came ${error.came}`];
-      log({ ...newLine(), outcome: "refused", why: why.filter(Boolean).join(", ") });
-      throw challenge(parts, "invalid_token", hint);
+      log({ ...newLine(), outcome: "refused", why: `sign-in: ${error.message}` });
+      throw challenge(parts, "invalid_token", error.hint);
     }
     // Without keys nobody can be checked, and a 401 would make a host throw a good token away.
     log({ ...newLine(), outcome: "failed", error: `sign-in: ${nameOf(error)}` });
@@ -1004,13 +989,6 @@ async function signIn(parts: Parts, check: ReturnType<typeof tokenCheck>, { head
   throw challenge(parts, "insufficient_scope");
 }
 
-/** Least privilege: a token that names any of our scopes may do what they say, and no more. */
-function missingScope(app: App, { tool, person: { scopes } }: Call) {
-  const isLimited = ownScopes(app).some((scope) => scopes.includes(scope));
-  const needed = `${app.slug}:${tool?.annotations.readOnlyHint === false ? "write" : "read"}`;
-  return isLimited && !scopes.includes(needed) ? needed : undefined;
-}
-
 function mcpEndpoint(server: Server, mockAuth?: Mounted) {
   const { app, config } = server;
   const check = tokenCheck(config, keySet(config.jwksUrl, mockAuth));
@@ -1018,10 +996,8 @@ function mcpEndpoint(server: Server, mockAuth?: Mounted) {
   const tools = menuOf(server);
   const handler = mcp.createMcpHandler(({ authInfo }) => {
     const call = authInfo!.extra as unknown as Call;
-    const sdk = new mcp.Server(
-      server.info,
-      { capabilities: { tools: {} }, instructions: instructionsOf(app) },
-    );
+    const says = { capabilities: { tools: {} }, instructions: instructionsOf(app) };
+    const sdk = new mcp.Server(server.info, says);
     sdk.setRequestHandler("tools/list", () => ({ tools }));
     sdk.setRequestHandler("tools/call", ({ params }) =>
       callTool(server, call, params.arguments ?? {}));
@@ -1029,16 +1005,20 @@ function mcpEndpoint(server: Server, mockAuth?: Mounted) {
   });
   /** @throws Response, when the person may not do this now, or not with this token. */
   const checkLimits = (call: Call) => {
-    const seconds = secondsToWait(call.person.id);
+    const { id, scopes } = call.person;
+    const seconds = secondsToWait(id);
     if (seconds > 0) {
       logCall(server, call, { outcome: "refused", why: "rate" });
       const slow = `more than ${config.callsPerMinute} calls in a minute: wait ${seconds} seconds`;
       throw answer(429, slow, { "Retry-After": String(seconds) });
     }
-    const missing = missingScope(app, call);
-    if (missing) {
+    // Least privilege: a token that names any of our scopes may do what they say, and no more.
+    const isLimited = ownScopes(app).some((scope) => scopes.includes(scope));
+    const isReader = call.tool?.annotations.readOnlyHint !== false;
+    const needed = `${app.slug}:${isReader ? "read" : "write"}`;
+    if (isLimited && !scopes.includes(needed)) {
       logCall(server, call, { outcome: "refused", why: "scope" });
-      throw challenge(server, "insufficient_scope", "", [...call.person.scopes, missing]);
+      throw challenge(server, "insufficient_scope", "", [...scopes, needed]);
     }
   };
 
@@ -1096,22 +1076,19 @@ async function answerPlain(server: Server, call: Call, { headers }: Request, mes
 
 /** The tools as `tools/list` shows them. Made once: it is slow. */
 function menuOf({ tools }: Server) {
-  const session = z.string().describe("the key from begin_session");
-  const reminder = z.string();
+  const session = string.describe("the key from begin_session");
   return [...tools].map(([name, { title, description, annotations, input, output }]) => {
     const asked = OPEN_TOOLS.includes(name) ? input : input.extend({ session });
     try {
       // Without $schema, which the protocol assumes: it costs a model 17 tokens a tool.
-      const { $schema, ...said } = z.toJSONSchema(asked, { io: "input" });
-      const inputSchema = { ...said, ...input.meta() } as Schema;
-      const outputSchema = z.toJSONSchema(output.extend({ reminder })) as Schema;
-      return { name, title, description, annotations, inputSchema, outputSchema };
+      const { $schema, ...inputSchema } = z.toJSONSchema(asked, { io: "input" });
+      const outputSchema = z.toJSONSchema(output.extend({ reminder: string }));
+      return { name, title, description, annotations, inputSchema, outputSchema } as mcp.Tool;
     } catch {
       throw new StartError(`Cannot start: the schemas of ${name} can't be said in JSON.`);
     }
   });
 }
-type Schema = mcp.Tool["inputSchema"];
 
 /** @throws Response, when the body is not one JSON-RPC message. */
 async function parseJsonBody(request: Request) {
@@ -1170,7 +1147,7 @@ five minutes, and nothing may have been saved since. Nothing was erased.`;
 
 export interface Receipt {
   id: string;
-  at: string; // ISO 8601
+  at: string; // ISO 8601: when the call came
   tool: string;
   ref: string; // of the log line
   changes: ChangedUnit[];
@@ -1183,7 +1160,16 @@ export interface Receipt {
  *  reading each other's versions. */
 export function queueByPerson() {
   const turns = new Map<string, Promise<unknown>>();
-  return <T>(personId: string, work: () => Promise<T>): Promise<T> => {
+  return <T>(personId: string, attempt: () => Promise<T | undefined>): Promise<T> => {
+    // Until there is a result, after growing pauses while somebody else changes or holds the row.
+    // Each attempt looks at the clock before it writes, and throws when it is too late.
+    const work = async () => {
+      for (let pause = 10; ; pause *= 2) {
+        const result = await attempt();
+        if (result !== undefined) return result;
+        await Bun.sleep(pause * Math.random());
+      }
+    };
     const turn = (turns.get(personId) ?? Promise.resolve()).then(work, work);
     turns.set(personId, turn);
     return turn.finally(() => {
@@ -1194,8 +1180,8 @@ export function queueByPerson() {
 
 const isObject = (value: unknown): value is Json => typeof value === "object" && value !== null;
 
-const own = (value: unknown, key: string) =>
-  isObject(value) && Object.hasOwn(value, key) ? value[key] : undefined;
+const own = (value: unknown, key: string): unknown =>
+  Object.getOwnPropertyDescriptor(value ?? {}, key)?.value;
 
 /** Each key of either, with its value in both. */
 const inBoth = (before: unknown, after: unknown) =>
@@ -1204,11 +1190,11 @@ const inBoth = (before: unknown, after: unknown) =>
 
 /** What differs, unit by unit. */
 export function changedUnits(empty: object, before: object, after: object): ChangedUnit[] {
-  const units = inBoth(before, after).flatMap((unit): ChangedUnit[] => {
+  const units = inBoth(before, after).flatMap((unit) => {
     const kind = own(empty, unit.key);
     if (!isObject(kind) || Array.isArray(kind)) return [unit];
     const entries = inBoth(unit.before, unit.after);
-    return entries.map(({ key: entry, ...values }) => ({ ...values, key: unit.key, entry }));
+    return entries.map((one) => ({ ...one, key: unit.key, entry: one.key }));
   });
   return units.filter((unit) => !Bun.deepEquals(unit.before, unit.after));
 }
@@ -1226,16 +1212,15 @@ function putBack(state: Json, changes: ChangedUnit[]) {
 
 /** The change to take back. @throws Refusal if there is none, or a later one stands in the way. */
 function undoTarget(receipts: Receipt[], actionId?: string) {
-  const at = receipts.findIndex(({ id, undone, undoes }) =>
-    actionId !== undefined ? id === actionId : !undone && !undoes);
-  const target = receipts[at];
+  const standing = receipts.filter(({ undone, undoes }) => !undone && !undoes);
+  const target = actionId === undefined ? standing[0] : receipts.find(({ id }) => id === actionId);
   if (!target || target.undone) throw new Refusal("action", `There is no such action to undo; \
 user_list_actions lists what can be undone.`);
   if (!target.undoable) throw new Refusal("action", `That change is final: it \
 can't be undone. An earlier one can be named by its id.`);
-  const standing = receipts.slice(0, at).filter(({ undone, undoes }) => !undone && !undoes);
-  const later = new Set(standing.flatMap(({ changes }) => changes.map(nameOfUnit)));
-  if (target.changes.some((unit) => later.has(nameOfUnit(unit)))) {
+  const later = standing.slice(0, standing.indexOf(target));
+  const touched = new Set(later.flatMap(({ changes }) => changes.map(nameOfUnit)));
+  if (target.changes.some((unit) => touched.has(nameOfUnit(unit)))) {
     throw new Refusal("overlap", `That can't be undone while a later change to the same \
 thing stands: user_list_actions shows which.`);
   }
@@ -1243,10 +1228,10 @@ thing stands: user_list_actions shows which.`);
 }
 /** The newest receipts: that of this change, and as many of the older ones as are kept. */
 function withReceipt(older: Receipt[], call: Call, changes: ChangedUnit[], undoes?: string) {
-  const { name, tool, ref } = call;
+  const { at, name, tool, ref } = call;
   const receipt: Receipt = {
     id: randomBytes(6).toString("base64url"),
-    at: new Date().toISOString(),
+    at,
     tool: name,
     ref,
     changes,
@@ -1271,16 +1256,6 @@ function stateOf({ State, empty }: App, found?: Row) {
   return data;
 }
 
-/** Until there is a result, after growing pauses while somebody else changes or holds the row.
- *  Each attempt looks at the clock before it writes, and throws when it is too late. */
-async function again<T>(attempt: () => Promise<T | undefined>): Promise<T> {
-  for (let pause = 10; ; pause *= 2) {
-    const result = await attempt();
-    if (result !== undefined) return result;
-    await Bun.sleep(pause * Math.random());
-  }
-}
-
 /** One person's memory, for one call of one tool. */
 function memoryOf({ app, store, inTurn }: Server, call: Call) {
   const { id, email } = call.person;
@@ -1303,8 +1278,7 @@ function memoryOf({ app, store, inTurn }: Server, call: Call) {
     await store.welcome(id, email);
     return row();
   };
-  const untilDone = <T>(attempt: () => Promise<T | undefined>) => inTurn(id, () => again(attempt));
-  const change = (decide: Decide) => untilDone(async () => {
+  const change = (decide: Decide) => inTurn(id, async () => {
     const found = await known();
     if (!found) return undefined; // erased a moment ago
     const before = stateOf(app, found);
@@ -1321,7 +1295,7 @@ function memoryOf({ app, store, inTurn }: Server, call: Call) {
   return {
     row,
     read: async () => stateOf(app, await row()),
-    welcome: async () => stateOf(app, await untilDone(known)), // makes the person known
+    welcome: async () => stateOf(app, await inTurn(id, known)), // makes the person known
     change: async (decide: (state: object) => object) =>
       (await change((now) => [decide(now)])).state,
     undo: (actionId?: string) => change((now, receipts) => {
@@ -1331,7 +1305,7 @@ function memoryOf({ app, store, inTurn }: Server, call: Call) {
     /** Erases everything, if `agreed` says so to what there is. */
     forget(agreed: (found: Row) => boolean) {
       let begun = false; // and perhaps not finished, because somebody held the rest
-      return untilDone(async () => {
+      return inTurn(id, async () => {
         const found = await row();
         if (begun && found?.version !== "") return true; // gone, or back as somebody new
         if (!found || !(begun || agreed(found))) throw new Refusal("confirm", NOT_AGREED);
@@ -1378,17 +1352,14 @@ export interface Store {
 
 const STORE_MS = 3_500;
 const START_MS = 7_000; // Neon sleeps, and waking it takes seconds
-const IDLE_SECONDS = 20; // then a connection to Postgres is closed, and Neon may sleep
 
 /** What the two databases do each in its own way. An object among the values is kept as JSON. */
-interface Connection {
-  kind: Store["kind"];
+interface Connection extends Pick<Store, "kind" | "close"> {
   query(sql: string, values?: unknown[], ms?: number): Promise<Json[]>;
   addTables(): Promise<unknown>;
   /** A condition that is always true and, in Postgres, keeps from waiting for who holds the row.
    *  (A setting of the connection would not do: the pooler hands connections around.) */
   promptly: string;
-  close(): Promise<void>;
 }
 
 /** As a learner makes them; what is missing is added. */
@@ -1436,7 +1407,7 @@ async function openStore({ kind, query, addTables, promptly, close }: Connection
   });
   return {
     kind,
-    ping: () => ping(),
+    ping,
     close,
     async read(id) {
       const [row] = await query(`
@@ -1477,10 +1448,10 @@ async function openStore({ kind, query, addTables, promptly, close }: Connection
   };
 }
 
-export async function sqliteStore(path: string): Promise<Store> {
+export async function sqliteStore(path: string) {
   const inMemory = path === ":memory:";
   if (!inMemory) {
-    closeSync(openSync(path, "a", 0o600)); // before SQLite makes it for all to read
+    appendFileSync(path, "", { mode: 0o600 }); // before SQLite makes it for all to read
     chmodSync(path, 0o600);
   }
   const db = new Database(path);
@@ -1492,7 +1463,7 @@ export async function sqliteStore(path: string): Promise<Store> {
       try {
         return work();
       } catch (error) {
-        const isBusy = (error as { code?: string }).code?.startsWith("SQLITE_BUSY");
+        const isBusy = nameOf(error).includes("SQLITE_BUSY");
         if (!isBusy || performance.now() > end) throw error;
       }
     }
@@ -1538,11 +1509,11 @@ function openPool(url: URL, options: object) {
   const connect = () => new Promise<net.Socket>((resolve, reject) => {
     if (retired || mayOpen === 0) return reject(new Fault("connection lost"));
     mayOpen--;
-    for (const old of sockets) if (old.destroyed) sockets.delete(old);
     const host = url.hostname.replace(/^\[|\]$/g, "");
     const socket = net.connect(Number(url.port || 5432), host, () => resolve(socket));
     Object.assign(socket, { host }); // what the certificate has to name
-    sockets.add(socket.once("error", reject));
+    sockets.add(socket);
+    socket.once("error", reject).once("close", () => sockets.delete(socket));
   });
   const sql = postgres(url.href, { ...options, socket: connect } as object);
   const run = async (text: string, values?: unknown[]) => {
@@ -1560,7 +1531,7 @@ function openPool(url: URL, options: object) {
 
 /** Takes the string that the Neon console prints. postgres.js, not Bun.sql: it is what the course
  *  and Neon's guides use. */
-export function postgresStore(databaseUrl: string): Promise<Store> {
+export function postgresStore(databaseUrl: string) {
   const url = new URL(databaseUrl);
   // postgres.js can't bind the channel, and would send this on as a setting that the server
   // refuses. Whoever asks for it wants nobody in the middle: checking the certificate sees to that.
@@ -1570,7 +1541,7 @@ export function postgresStore(databaseUrl: string): Promise<Store> {
     max: 10,
     prepare: false, // Neon's pooler hands each statement to another connection
     fetch_types: false,
-    idle_timeout: IDLE_SECONDS,
+    idle_timeout: 20, // seconds: then a connection is closed, and Neon may sleep
     connect_timeout: START_MS / 1000,
     onnotice: () => {},
     ...(isBound && !isLoopback(url.hostname) && { ssl: "verify-full" }),
@@ -1684,8 +1655,8 @@ async function serve(loadApp: () => Promise<App>) {
   const opening = isSqlite(databaseUrl) ? sqliteStore(databaseUrl.slice("sqlite:".length))
     : postgresStore(databaseUrl);
   const store = await opening.catch((error) => {
-    const problem = `the database that DATABASE_URL names can't be used (${nameOf(error)})`;
-    throw new StartError(`Cannot start: ${problem}.`);
+    throw new StartError(`Cannot start: the database that DATABASE_URL names \
+can't be used (${nameOf(error)}).`);
   });
   const server = Bun.serve({
     hostname: config.host,
@@ -1714,12 +1685,11 @@ async function serve(loadApp: () => Promise<App>) {
 export async function start(loadApp: () => Promise<App>) {
   await serve(loadApp).catch((error) => {
     const { HOST, PORT = "8000" } = process.env;
-    const { code } = error as { code?: string };
     let problem = nameOf(error);
-    if (code === "EADDRINUSE") problem = `PORT ${PORT} is taken by another program`;
-    const isHost = /NOTFOUND|NOTAVAIL|EINVAL/.test(code ?? "");
+    if (error.code === "EADDRINUSE") problem = `PORT ${PORT} is taken by another program`;
+    const isHost = /NOTFOUND|NOTAVAIL|EINVAL/.test(error.code);
     if (isHost) problem = `HOST takes an address of this machine (got ${HOST})`;
-    console.error(error?.name === "StartError" ? error.message : `Cannot start: ${problem}.`);
+    console.error(error.name === "StartError" ? error.message : `Cannot start: ${problem}.`);
     process.exit(1);
   });
 }

@@ -325,7 +325,7 @@ describe("A person's changes", () => {
     first.resolve("a");
     await turns[0]!;
     let begun = false;
-    const third = inTurn("ada", async () => { begun = true; });
+    const third = inTurn("ada", async () => (begun = true));
     await Bun.sleep(1);
     expect(begun).toBe(false);
     second.resolve("b");
