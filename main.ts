@@ -815,14 +815,15 @@ since when they are known here.`,
     annotations: READS,
     description: "Lists changes made for the person, newest first, each with the id to undo it.",
     input: { limit: z.int().min(1).max(100).default(20).describe("how many, 1 to 100") },
-    output: { actions: z.array(z.object({ ...action, undone: z.boolean() })) }, // and no more
+    output: { actions: z.array(z.strictObject({ ...action, undone: z.boolean() })) },
     reminder: "These are the newest changes on record; there may be older ones.",
     run: async ({ limit }, { memory }: CallContext) => {
       const receipts = (await memory.row())?.receipts.slice(0, limit) ?? [];
-      const actions = receipts.map((receipt) => {
-        const words = receipt.changes.map((change) => app.describe(change)).join("; ");
-        const kind = receipt.undoes ? "undo: " : receipt.undoable ? "" : "final: ";
-        return { ...receipt, summary: clip(`${kind}${words}`, 150) };
+      const actions = receipts.map(({ id, at, tool, undone, ref, undoable, undoes, changes }) => {
+        const words = changes.map((change) => app.describe(change)).join("; ");
+        const kind = undoes ? "undo: " : undoable ? "" : "final: ";
+        const summary = clip(`${kind}${words}`, 150);
+        return { id, at, tool, summary, undone, ref };
       });
       return { actions };
     },
