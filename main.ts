@@ -132,7 +132,7 @@ const Catalogue = z.array(Article).superRefine((articles, { addIssue }) => {
   if (at >= 0) addIssue({ code: "custom", path: [at], message: "its id is there twice" });
 });
 export type Article = z.infer<typeof Article>;
-const Brief = Article.omit({ body: true }).strip(); // so an article is told without its text
+const Brief = Article.omit({ body: true });
 
 const Position = z
   .string()
@@ -197,9 +197,9 @@ export function searchArticles(articles: Article[], query: string) {
   const score = ({ title, topic, body }: Article) =>
     3 * hits(title) + 2 * hits(topic) + hits(body);
   const found = articles.filter((article) => score(article) > 0);
-  return found.sort((a, b) => score(b) - score(a)).map((article) => {
-    const sentences = article.body.split(/(?<=[.!?])\s+/).sort((a, b) => hits(b) - hits(a));
-    return { ...article, excerpt: sentences[0]! };
+  return found.sort((a, b) => score(b) - score(a)).map(({ id, title, topic, body }) => {
+    const sentences = body.split(/(?<=[.!?])\s+/).sort((a, b) => hits(b) - hits(a));
+    return { id, title, topic, excerpt: sentences[0]! };
   });
 }
 
@@ -257,7 +257,8 @@ const tools = (articles: Article[]) => ({
     output: { articles: z.array(Brief) },
     run: async ({ topic }) => {
       const wanted = words(topic ?? "").join();
-      return { articles: articles.filter((one) => !topic || words(one.topic).join() === wanted) };
+      const listed = articles.filter((one) => !topic || words(one.topic).join() === wanted);
+      return { articles: listed.map(({ id, title, topic }) => ({ id, title, topic })) };
     },
   }),
   domain_search_articles: tool({
