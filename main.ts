@@ -134,8 +134,7 @@ const Catalogue = z.array(Article).superRefine((articles, { addIssue }) => {
 export type Article = z.infer<typeof Article>;
 const Brief = Article.omit({ body: true });
 
-const Position = z
-  .string()
+const Position = z.string()
   .refine((text) => [...text].length <= 280, "takes at most 280 characters")
   .meta({ maxLength: 280 });
 const Reading = z.strictObject({ id: z.string(), position: Position }).nullable();
@@ -220,7 +219,6 @@ function merge(state: State, { reading = state.reading, shelf: named = {} }: Pat
   return { reading, shelf };
 }
 
-/** What is kept, and what was changed, in words. */
 function wordsFor(articles: Article[]) {
   /** An id whose article has left the catalogue stands for itself. */
   const titleOf = (id = "") => `“${articles.find((article) => article.id === id)?.title ?? id}”`;
@@ -425,7 +423,6 @@ class BadToken extends Error {
 
 const ALGORITHMS = ["RS256", "PS256", "ES256", "ES384", "EdDSA", "Ed25519"];
 const YEAR = 366 * 24 * 3600; // seconds
-const KNOWN_TOKENS = 1_000;
 const MOCK_ISSUER = "http://localhost:9000"; // of mock-auth.ts run by itself
 // jose's words for "I could not check": not the token's fault
 const NO_KEYS = /^ERR_(JOSE_GENERIC|JWKS_(TIMEOUT|INVALID|MULTIPLE_MATCHING_KEYS))$/;
@@ -492,7 +489,7 @@ export function tokenCheck(config: Config, keys: JWTVerifyGetKey) {
     const known = verified.get(token);
     if (known && known.until > Date.now() / 1000) return known;
     const person = await verifyToken(token, config, keys);
-    if (verified.size < KNOWN_TOKENS) {
+    if (verified.size < 1_000) {
       verified.set(token, person);
       setTimeout(() => verified.delete(token), 60_000).unref();
     }
@@ -728,6 +725,7 @@ minutes. ${instructions} ${FAIL_CLOSED}`;
 
 const string = z.string();
 const opening = { session: string, expires_in_seconds: z.int(), rules: string, persona: string };
+const profile = { email: string.min(1).nullable(), member_since: z.iso.datetime().nullable() };
 const action = { id: string, at: string, tool: string, summary: string, ref: string };
 
 const commonTools = (app: App, store: Store) => ({
@@ -787,12 +785,7 @@ minutes), the rules, the persona, and the person's saved state with a summary.`,
     description: `Returns the person's e-mail address, where the sign-in service tells it, and \
 since when they are known here.`,
     input: {},
-    output: {
-      profile: z.strictObject({
-        email: string.min(1).nullable(),
-        member_since: z.iso.datetime().nullable(),
-      }),
-    },
+    output: { profile: z.strictObject(profile) },
     reminder: "This is all that is known about who the person is.",
     run: async (_, { person, memory }: CallContext) => {
       const row = await memory.row();
@@ -975,9 +968,9 @@ async function signIn(parts: Parts, check: ReturnType<typeof tokenCheck>, { head
     }
     return { id: "local|local-demo", sub: "local-demo", email: null, scopes: [], until: Infinity };
   }
-  const bearer = /^bearer(?: +(.*))?$/i.exec(headers.get("authorization") ?? "");
+  const bearer = /^bearer( +|$)(.*)$/i.exec(headers.get("authorization") ?? "");
   if (!bearer) throw challenge(parts);
-  const person = await check(bearer[1] ?? "").catch((error) => {
+  const person = await check(bearer[2]!).catch((error) => {
     if (error instanceof BadToken) {
       log({ ...newLine(), outcome: "refused", why: `sign-in: ${error.message}` });
       throw challenge(parts, "invalid_token", error.hint);
@@ -1042,7 +1035,6 @@ function mcpEndpoint(server: Server, mockAuth?: Mounted) {
   };
 }
 
-const MEDIA_TYPES = ["application/json", "text/event-stream"];
 /** A call that asks for nothing but its result. */
 const PlainCall = z.strictObject({
   jsonrpc: z.literal("2.0"),
@@ -1062,15 +1054,15 @@ const PlainCall = z.strictObject({
  *  knows the answer to each, and builds a server for it. */
 async function answerPlain(server: Server, call: Call, { headers }: Request, message: object) {
   const { data } = PlainCall.safeParse(message);
-  const header = (name: string) => headers.get(name) ?? "";
-  if (!data || !call.tool || header("content-type") !== "application/json") return undefined;
-  const { id, method, params: { name, arguments: args, _meta } } = data;
-  const version = header("mcp-protocol-version");
+  const get = (name: string) => headers.get(name) ?? "";
+  if (!data || !call.tool || get("content-type") !== "application/json") return;
+  const { id, params: { name, arguments: args, _meta } } = data;
+  const version = get("mcp-protocol-version");
   const agrees = _meta
-    ? version === "2026-07-28" && header("mcp-method") === method && header("mcp-name") === name
+    ? version === "2026-07-28" && get("mcp-method") === data.method && get("mcp-name") === name
     : mcp.SUPPORTED_PROTOCOL_VERSIONS.includes(version)
-      && MEDIA_TYPES.every((type) => header("accept").includes(type));
-  if (!agrees) return undefined;
+      && ["application/json", "text/event-stream"].every((type) => get("accept").includes(type));
+  if (!agrees) return;
   const result = await callTool(server, call, args);
   const modern = { resultType: "complete", _meta: { [mcp.SERVER_INFO_META_KEY]: server.info } };
   return Response.json({ jsonrpc: "2.0", id, result: { ...result, ...(_meta && modern) } });
@@ -1083,7 +1075,8 @@ function menuOf({ tools }: Server) {
     const asked = OPEN_TOOLS.includes(name) ? input : input.extend({ session });
     try {
       // Without $schema, which the protocol assumes: it costs a model 17 tokens a tool.
-      const { $schema, ...inputSchema } = z.toJSONSchema(asked, { io: "input" });
+      const read = z.toJSONSchema(asked, { io: "input" });
+      const inputSchema = { ...read, $schema: undefined, ...input.meta() };
       const outputSchema = z.toJSONSchema(output.extend({ reminder: string }));
       return { name, title, description, annotations, inputSchema, outputSchema } as mcp.Tool;
     } catch {
@@ -1511,11 +1504,11 @@ function openPool(url: URL, options: object) {
   const connect = () => new Promise<net.Socket>((resolve, reject) => {
     if (retired || mayOpen === 0) return reject(new Fault("connection lost"));
     mayOpen--;
+    for (const old of sockets) if (old.destroyed) sockets.delete(old);
     const host = url.hostname.replace(/^\[|\]$/g, "");
     const socket = net.connect(Number(url.port || 5432), host, () => resolve(socket));
     Object.assign(socket, { host }); // what the certificate has to name
-    sockets.add(socket);
-    socket.once("error", reject).once("close", () => sockets.delete(socket));
+    sockets.add(socket.once("error", reject));
   });
   const sql = postgres(url.href, { ...options, socket: connect } as object);
   const run = async (text: string, values?: unknown[]) => {
@@ -1578,8 +1571,6 @@ export function postgresStore(databaseUrl: string) {
 // Nothing above runs on import, so tests can take the file apart. A person at a terminal is told
 // what they need next; a program that reads stdout gets log lines in JSON and nothing else.
 
-const LOG_BYTES = 1024 * 1024;
-
 /** Never waits: what a slow pipe would make us hold beyond 1 MiB is dropped, and counted. (The
  *  stream's own count, writableLength, stays 0 on a pipe in Bun 1.4.) */
 export function logTo(out: { write(text: string, done: () => void): unknown }) {
@@ -1592,7 +1583,7 @@ export function logTo(out: { write(text: string, done: () => void): unknown }) {
     out.write(text, () => { held -= text.length; });
   };
   return (line: LogLine): void => {
-    if (held > LOG_BYTES) return void dropped++;
+    if (held > 1_048_576) return void dropped++;
     const text = `${JSON.stringify(dropped > 0 ? { ...line, dropped } : line)}\n`;
     dropped = 0;
     held += text.length;
