@@ -1035,37 +1035,35 @@ function mcpEndpoint(server: Server, mockAuth?: Mounted) {
   };
 }
 
-/** A call that asks for nothing but its result. */
-const PlainCall = z.strictObject({
-  jsonrpc: z.literal("2.0"),
-  id: z.union([z.string(), z.int()]),
-  method: z.literal("tools/call"),
-  params: z.strictObject({
-    name: z.string(),
-    arguments: z.record(z.string(), z.unknown()).default({}),
-    _meta: z.strictObject({
-      [mcp.PROTOCOL_VERSION_META_KEY]: z.literal("2026-07-28"),
-      [mcp.CLIENT_INFO_META_KEY]: z.custom(mcp.isSpecType.Implementation).optional(),
-      [mcp.CLIENT_CAPABILITIES_META_KEY]: z.custom(mcp.isSpecType.ClientCapabilities),
-    }).optional(),
-  }),
-});
-/** Answers a plain call that is right in every way. Undefined for what is odd in any: the SDK
- *  knows the answer to each, and builds a server for it. */
+/** Answers a call that asks for its result and nothing else, and is right in every way. Undefined
+ *  for what is odd in any: the SDK knows the answer to each, and builds a server for it. */
 async function answerPlain(server: Server, call: Call, { headers }: Request, message: object) {
-  const { data } = PlainCall.safeParse(message);
   const get = (name: string) => headers.get(name) ?? "";
-  if (!data || !call.tool || get("content-type") !== "application/json") return;
-  const { id, params: { name, arguments: args, _meta } } = data;
+  const { jsonrpc, id, method, params, ...rest } = message as Json;
+  const { name, arguments: args = {}, _meta, ...more } = Object(params) as Json;
+  const {
+    [mcp.PROTOCOL_VERSION_META_KEY]: revision,
+    [mcp.CLIENT_INFO_META_KEY]: client,
+    [mcp.CLIENT_CAPABILITIES_META_KEY]: capabilities,
+    ...others
+  } = Object(_meta) as Json;
+  const isPlain = call.tool && jsonrpc === "2.0" && method === "tools/call"
+    && (typeof id === "string" || Number.isSafeInteger(id))
+    && isObject(args) && !Array.isArray(args)
+    && Object.keys({ ...rest, ...more, ...others }).length === 0
+    && get("content-type") === "application/json";
+  if (!isPlain) return;
   const version = get("mcp-protocol-version");
-  const agrees = _meta
-    ? version === "2026-07-28" && get("mcp-method") === data.method && get("mcp-name") === name
-    : mcp.SUPPORTED_PROTOCOL_VERSIONS.includes(version)
-      && ["application/json", "text/event-stream"].every((type) => get("accept").includes(type));
-  if (!agrees) return;
+  const is2026 = revision === "2026-07-28" && version === revision
+    && get("mcp-method") === method && get("mcp-name") === name
+    && (client === undefined || mcp.isSpecType.Implementation(client))
+    && mcp.isSpecType.ClientCapabilities(capabilities);
+  const is2025 = _meta === undefined && mcp.SUPPORTED_PROTOCOL_VERSIONS.includes(version)
+    && ["application/json", "text/event-stream"].every((type) => get("accept").includes(type));
+  if (!is2026 && !is2025) return;
   const result = await callTool(server, call, args);
   const modern = { resultType: "complete", _meta: { [mcp.SERVER_INFO_META_KEY]: server.info } };
-  return Response.json({ jsonrpc: "2.0", id, result: { ...result, ...(_meta && modern) } });
+  return Response.json({ jsonrpc, id, result: { ...result, ...(is2026 && modern) } });
 }
 
 /** The tools as `tools/list` shows them. Made once: it is slow. */
