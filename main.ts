@@ -51,8 +51,8 @@ export interface App<State extends object = object> {
   rules: string;
   persona: string;
   reminder: string; // one line beside each result of its own tools
-  /** What is kept for a person and told to the model: an object, with all its limits. What was
-   *  saved has to fit it later, too: give a field that you add a default. */
+  /** What is kept for a person and told to the model: an object, with all its limits. A key that
+   *  you add later is filled in from `empty`; what you add inside a value needs a default. */
   State: z.ZodType<State>;
   empty: State;
   summarize(state: State): string; // one line
@@ -87,8 +87,8 @@ interface Tool<Context = object> {
   input: z.ZodObject;
   output: z.ZodObject;
   reminder?: string;
-  /** False: its changes are final. One that shares a thing with them can't be undone either, so
-   *  such a tool changes nothing else. */
+  /** False: its changes are final. Nor can an earlier change to the same unit be undone then, so
+   *  let it touch nothing that other tools change. */
   undoable?: boolean;
   run(args: Json, context: Context): Promise<object>;
 }
@@ -210,9 +210,11 @@ const Patch = z.object({
     .describe('positions by article, {"a3": "at most 280 characters", "a1": null}'),
 });
 /** Only what is named changes; null removes. */
-function merge(state: State, { reading = state.reading, shelf: named = {} }: Patch): State {
+function merge(articles: Article[], state: State, patch: Patch): State {
+  const { reading = state.reading, shelf: named = {} } = patch;
   const shelf = { ...state.shelf };
   for (const [id, position] of Object.entries(named)) {
+    if (!Object.hasOwn(shelf, id)) find(articles, id); // else it is here, and may have left there
     if (position === null) delete shelf[id];
     else shelf[id] = position;
   }
@@ -262,8 +264,8 @@ const tools = (articles: Article[]) => ({
   domain_search_articles: tool({
     title: "Search the articles",
     annotations: READS,
-    description: "Finds articles by words in title, topic and text, best first, each with the \
-sentence that matches.",
+    description: "Finds articles by words in title, topic and text, best first, each with its \
+best sentence.",
     input: { query: z.string().min(1).max(200).describe("words, 1 to 200 characters") },
     output: { articles: z.array(Brief.extend({ excerpt: z.string() })) },
     run: async ({ query }) => ({ articles: searchArticles(articles, query) }),
@@ -285,8 +287,7 @@ changes; null removes.",
     output: { state: State },
     run: async (patch, { memory }: ToolContext<State>) => {
       if (patch.reading) find(articles, patch.reading.id);
-      for (const id of Object.keys(patch.shelf ?? {})) find(articles, id);
-      return { state: await memory.change((state) => merge(state, patch)) };
+      return { state: await memory.change((state) => merge(articles, state, patch)) };
     },
   }),
 });
@@ -807,7 +808,7 @@ since when they are known here.`,
   user_list_actions: tool({
     title: "What was done in my name",
     annotations: READS,
-    description: "Lists changes made for the person, newest first, each with the id to undo it.",
+    description: "Lists changes made for the person, newest first, each with its id.",
     input: { limit: z.int().min(1).max(100).default(20).describe("how many, 1 to 100") },
     output: { actions: z.array(z.strictObject({ ...action, undone: z.boolean() })) },
     reminder: "These are the newest changes on record; there may be older ones.",
@@ -1009,8 +1010,8 @@ function mcpEndpoint(server: Server, mockAuth?: Mounted) {
     }
     // Least privilege: a token that names any of our scopes may do what they say, and no more.
     const isLimited = ownScopes(app).some((scope) => scopes.includes(scope));
-    const isReader = call.tool?.annotations.readOnlyHint !== false;
-    const needed = `${app.slug}:${isReader ? "read" : "write"}`;
+    const onlyReads = call.tool?.annotations.readOnlyHint !== false;
+    const needed = `${app.slug}:${onlyReads ? "read" : "write"}`;
     if (isLimited && !scopes.includes(needed)) {
       logCall(server, call, { outcome: "refused", why: "scope" });
       throw challenge(server, "insufficient_scope", "", [...scopes, needed]);
@@ -1049,7 +1050,7 @@ async function answerPlain(server: Server, call: Call, { headers }: Request, mes
   } = Object(_meta) as Json;
   const isPlain = call.tool && jsonrpc === "2.0" && method === "tools/call"
     && (typeof id === "string" || Number.isSafeInteger(id))
-    && isObject(args) && !Array.isArray(args)
+    && isObject(args)
     && Object.keys({ ...rest, ...more, ...others }).length === 0
     && get("content-type") === "application/json";
   if (!isPlain) return;
@@ -1058,9 +1059,9 @@ async function answerPlain(server: Server, call: Call, { headers }: Request, mes
     && get("mcp-method") === method && get("mcp-name") === name
     && (client === undefined || mcp.isSpecType.Implementation(client))
     && mcp.isSpecType.ClientCapabilities(capabilities);
-  const is2025 = _meta === undefined && mcp.SUPPORTED_PROTOCOL_VERSIONS.includes(version)
+  const isOlder = _meta === undefined && mcp.SUPPORTED_PROTOCOL_VERSIONS.includes(version)
     && ["application/json", "text/event-stream"].every((type) => get("accept").includes(type));
-  if (!is2026 && !is2025) return;
+  if (!is2026 && !isOlder) return;
   const result = await callTool(server, call, args);
   const modern = { resultType: "complete", _meta: { [mcp.SERVER_INFO_META_KEY]: server.info } };
   return Response.json({ jsonrpc, id, result: { ...result, ...(is2026 && modern) } });
@@ -1072,7 +1073,7 @@ function menuOf({ tools }: Server) {
   return [...tools].map(([name, { title, description, annotations, input, output }]) => {
     const asked = OPEN_TOOLS.includes(name) ? input : input.extend({ session });
     try {
-      // Without $schema, which the protocol assumes: it costs a model 17 tokens a tool.
+      // Without $schema, which the protocol assumes: hosts show it to the model, 17 tokens a tool.
       const read = z.toJSONSchema(asked, { io: "input" });
       const inputSchema = { ...read, $schema: undefined, ...input.meta() };
       const outputSchema = z.toJSONSchema(output.extend({ reminder: string }));
@@ -1088,7 +1089,7 @@ async function parseJsonBody(request: Request) {
   const body = await request.arrayBuffer().catch(() => undefined);
   if (!body) throw answer(400, "the body broke off");
   if (body.byteLength > BODY_BYTES) throw answer(413, "the body is over 256 KiB");
-  // The SDK and zod would skip this key; and going deep itself, it refuses what nests without end.
+  // The SDK and zod would skip the key. The walk also overflows where lists nest without end: 400.
   const refuseProto = (key: string, value: unknown) => {
     if (key === "__proto__") throw new SyntaxError(key);
     return value;
@@ -1096,13 +1097,12 @@ async function parseJsonBody(request: Request) {
   let message: unknown;
   try {
     const text = new TextDecoder("utf-8", { fatal: true }).decode(body);
-    const isPlain = text.length < 2_000 && !/__proto__|\\u/.test(text); // it takes long
-    message = JSON.parse(text, isPlain ? undefined : refuseProto);
+    const isOdd = text.length >= 2_000 || /__proto__|\\u/.test(text);
+    message = JSON.parse(text, isOdd ? refuseProto : undefined); // which is slow
   } catch {
     throw answer(400, "the body is not JSON in UTF-8");
   }
-  if (Array.isArray(message)) throw answer(400, "one message a request: batches are not served");
-  if (!isObject(message)) throw answer(400, "the body is not a JSON-RPC message");
+  if (!isObject(message)) throw answer(400, "one message a request");
   return message as { method?: unknown; params?: { name?: unknown } };
 }
 /** CORS, for clients that run in a browser. */
@@ -1171,8 +1171,8 @@ export function queueByPerson() {
   };
 }
 
-const isObject = (value: unknown): value is Json => typeof value === "object" && value !== null;
-
+const isObject = (value: unknown): value is Json =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
 const own = (value: unknown, key: string): unknown =>
   Object.getOwnPropertyDescriptor(value ?? {}, key)?.value;
 
@@ -1185,7 +1185,7 @@ const inBoth = (before: unknown, after: unknown) =>
 export function changedUnits(empty: object, before: object, after: object): ChangedUnit[] {
   const units = inBoth(before, after).flatMap((unit) => {
     const kind = own(empty, unit.key);
-    if (!isObject(kind) || Array.isArray(kind)) return [unit];
+    if (!isObject(kind)) return [unit];
     const entries = inBoth(unit.before, unit.after);
     return entries.map((one) => ({ ...one, key: unit.key, entry: one.key }));
   });
@@ -1209,8 +1209,8 @@ function undoTarget(receipts: Receipt[], actionId?: string) {
   const target = actionId === undefined ? standing[0] : receipts.find(({ id }) => id === actionId);
   if (!target || target.undone) throw new Refusal("action", `There is no such action to undo; \
 user_list_actions lists what can be undone.`);
-  if (!target.undoable) throw new Refusal("action", `That change is final: it \
-can't be undone. An earlier one can be named by its id.`);
+  if (!target.undoable) throw new Refusal("action", `That can't be undone: it \
+is final, or an undo itself. An earlier change can be named by its id.`);
   const later = standing.slice(0, standing.indexOf(target));
   const touched = new Set(later.flatMap(({ changes }) => changes.map(nameOfUnit)));
   if (target.changes.some((unit) => touched.has(nameOfUnit(unit)))) {
@@ -1456,8 +1456,7 @@ export async function sqliteStore(path: string) {
       try {
         return work();
       } catch (error) {
-        const isBusy = nameOf(error).includes("SQLITE_BUSY");
-        if (!isBusy || performance.now() > end) throw error;
+        if (!/SQLITE_BUSY/.test(nameOf(error)) || performance.now() > end) throw error;
       }
     }
   };
@@ -1472,8 +1471,10 @@ export async function sqliteStore(path: string) {
     close: async () => db.close(),
     query: (sql, values = []) => patiently(WRITE_MS / 2, () => {
       if (file() !== opened) throw new Fault("the SQLite file was moved or deleted");
-      const plain = values.map((value) => (isObject(value) ? JSON.stringify(value) : value));
-      return db.query(sql).all(...(plain as string[])) as Json[];
+      const plain = values.map((one) => (one instanceof Object ? JSON.stringify(one) : one));
+      const rows = db.query(sql).all(...(plain as string[])) as Json[];
+      if (sql.startsWith("delete")) db.run("pragma wal_checkpoint(truncate)"); // nor in its log
+      return rows;
     }),
     addTables: () => patiently(START_MS, () => {
       db.run(TABLES);
@@ -1665,6 +1666,7 @@ can't be used (${nameOf(error)}).`);
     stopping = true;
     await Promise.race([server.stop(), Bun.sleep(8_000)]); // no new calls; those under way end
     await store.close();
+    await Promise.race([new Promise<void>((done) => process.stdout.end(done)), Bun.sleep(1_000)]);
     process.exit(0);
   };
   process.on("SIGTERM", stop).on("SIGINT", stop);
@@ -1675,11 +1677,11 @@ can't be used (${nameOf(error)}).`);
 /** Starts an app, or says in one line why not and ends the process with code 1. */
 export async function start(loadApp: () => Promise<App>) {
   await serve(loadApp).catch((error) => {
-    const { HOST, PORT = "8000" } = process.env;
-    let problem = nameOf(error);
-    if (error.code === "EADDRINUSE") problem = `PORT ${PORT} is taken by another program`;
-    const isHost = /NOTFOUND|NOTAVAIL|EINVAL/.test(error.code);
-    if (isHost) problem = `HOST takes an address of this machine (got ${HOST})`;
+    const { HOST, PORT } = process.env;
+    const problem = /NOTFOUND|NOTAVAIL|EINVAL/.test(error.code)
+      ? `HOST takes an address of this machine (got ${HOST})`
+      : error.code !== "EADDRINUSE" ? nameOf(error)
+        : `PORT ${PORT || 8000} is taken by another program`;
     console.error(error.name === "StartError" ? error.message : `Cannot start: ${problem}.`);
     process.exit(1);
   });

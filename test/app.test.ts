@@ -4,7 +4,9 @@
 import { expect, test } from "bun:test";
 import { join } from "node:path";
 import { encode } from "gpt-tokenizer";
-import { type Article, loadApp, loadArticles, searchArticles, StartError } from "../main.ts";
+import {
+  type Article, loadApp, loadArticles, searchArticles, sqliteStore, StartError,
+} from "../main.ts";
 import { gateway, mint, ROOT, scratch, type ToolResult } from "./support.ts";
 import { surfaceAccepted, surfaceNow } from "./surface.ts";
 
@@ -129,6 +131,20 @@ test("a save is a merge: only what is named changes, null removes", async () => 
   const { actions } = (await use("user_list_actions")).structuredContent!;
   expect(actions).toHaveLength(5); // the same save twice is one entry …
   expect(room.app.tools.user_save_state!.annotations.idempotentHint).toBe(true); // … as hosts know
+});
+
+test("what was saved in an article that has left can be moved and removed, and not opened",
+  async () => {
+  const store = await sqliteStore(":memory:");
+  const before = await gateway({ app: await loadApp(), store });
+  await (await before.enter("ada")).use("user_save_state", { shelf: { a1: "half" } });
+  const left = await loadApp(await seedOf(articles.filter(({ id }) => id !== "a1")));
+  const { use } = await (await gateway({ app: left, store })).enter("ada");
+  const save = async (args: object) => (await use("user_save_state", args)).structuredContent?.state;
+  expect(await save({ reading: { id: "a1", position: "end" } })).toBeUndefined();
+  expect((await save({ shelf: { a1: "end" } })).shelf).toEqual({ a1: "end" });
+  expect((await save({ shelf: { a1: null } })).shelf).toEqual({});
+  expect(await save({ shelf: { a1: "again" } })).toBeUndefined();
 });
 
 test.each(["x", "📚"])("a position holds 280 of %p, and not one more", async (sign) => {

@@ -2,7 +2,7 @@
 
 import { Database } from "bun:sqlite";
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, spyOn, test } from "bun:test";
-import { chmodSync, renameSync, rmSync, statSync } from "node:fs";
+import { chmodSync, readFileSync, renameSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import postgres from "postgres";
 import { postgresStore, type Receipt, type Row, type Store, sqliteStore } from "../main.ts";
@@ -497,6 +497,22 @@ describe("A SQLite file", () => {
     run.mockRestore();
     expect(db.query("pragma synchronous").get()).toEqual({ synchronous: 2 }); // FULL
     expect(db.query("pragma journal_mode").get()).toEqual({ journal_mode: "wal" });
+    await store.close();
+  });
+
+  test("holds nothing any more of somebody who was erased, nor does the log beside it", async () => {
+    const path = join(await scratch(), "test.sqlite");
+    const mood = "a lasting canary";
+    const found = () => [path, `${path}-wal`].map((file) => readFileSync(file).includes(mood));
+    const first = await visitAt(path);
+    await first.use("user_write", { mood });
+    await first.store.close(); // now it is in the file itself …
+    const { store, use } = await visitAt(path);
+    await use("user_write", { notes: { a: "one" } }); // … and with the next change in the log
+    expect(found()).toEqual([true, true]);
+    const { confirm } = (await use("user_forget_me")).structuredContent!;
+    await use("user_forget_me", { confirm });
+    expect(found()).toEqual([false, false]);
     await store.close();
   });
 
