@@ -13,7 +13,7 @@
 //   1. Run it unchanged, connect a host app, and ask it to open the reading room.
 //   2. Rewrite section 1, and nothing below it: name, catalogue, what is kept, words, tools.
 //   3. Put your own entries into seed/.
-//   4. Rewrite test/app.test.ts. It is the only test that knows your app.
+//   4. Rewrite test/app.test.ts, the only test that knows your app, and `bun run surface`.
 //   5. `bun test`: what holds for every app has to hold for yours.
 //
 //   1. The app: YOURS   name, catalogue, what is kept for a person, rules, and its own tools
@@ -125,7 +125,7 @@ export class StartError extends Error {
 // and plain functions. Everything below works for any app; a copier rewrites this part alone.
 
 const text = z.string().trim().min(1);
-const id = z.string().regex(/^[a-z0-9][\w-]{0,31}$/);
+const id = z.string().regex(/^[a-z0-9][A-Za-z0-9_-]{0,31}$/);
 const Article = z.strictObject({ id, title: text, topic: text, body: text });
 const Catalogue = z.array(Article).superRefine((articles, { addIssue }) => {
   const at = articles.findIndex((article) => find(articles, article.id) !== article);
@@ -361,8 +361,8 @@ function environment(local: boolean, tunnel: boolean) {
 export function readConfig(env: Record<string, string | undefined>, slug: string) {
   // HOST= is as good as unset.
   const set = Object.fromEntries(Object.entries(env).filter(([, value]) => value));
-  const { HOST = "127.0.0.1", PORT = "8000", NODE_ENV } = set;
-  const { RESOURCE_URL = `http://localhost:${PORT}/mcp`, AUTH_ISSUER, AUTH_JWKS_URL } = set;
+  const { HOST = "127.0.0.1", PORT = "8000", NODE_ENV, AUTH_ISSUER, AUTH_JWKS_URL } = set;
+  const { RESOURCE_URL = `http://localhost:${PORT}/mcp`.replace(":80/", "/") } = set;
   const local = isLoopback(HOST) && NODE_ENV !== "production";
   const tunnel = local && RESOURCE_URL.startsWith("https:");
   const mockAuth = local && !AUTH_ISSUER && !AUTH_JWKS_URL;
@@ -1103,7 +1103,7 @@ async function parseJsonBody(request: Request) {
     throw answer(400, "the body is not JSON in UTF-8");
   }
   if (!isObject(message)) throw answer(400, "one message a request");
-  return message as { method?: unknown; params?: { name?: unknown } };
+  return message as { method?: unknown; params?: Json };
 }
 /** CORS, for clients that run in a browser. */
 function allowOrigin(request: Request, origin: string, headers: Headers) {

@@ -103,6 +103,8 @@ async function openService(options: MockAuthOptions) {
     lifetime: Number(lifetime),
     choices, // what a person can tick: a token that names any of these is held to what it names
     scopes: [...new Set([...scopes, ...choices.keys(), "offline_access"])],
+    // Of a token for a curl that names none: a gateway that wants scopes would not take it.
+    usual: scopes.length > 0 ? [...scopes, ...choices.keys()].join(" ") : undefined,
     keys: await openKeys(options.keyFile ?? `${import.meta.dir}/.mock-auth-key.json`),
     steps: new Map<string, number>(), // how far each sign-in has come: section 5
     guesses: { wrong: 0, waiting: 0 }, // at the passphrase
@@ -575,7 +577,7 @@ async function mint(service: Service, query: URLSearchParams): Promise<Response>
   if (!(await isWelcome(service, fields))) {
     refuse("access_denied", "passphrase is not the one printed in the terminal", 403);
   }
-  const { sub = "", aud = "", ttl = "3600", email, scope } = fields;
+  const { sub = "", aud = "", ttl = "3600", email, scope = service.usual } = fields;
   if (!isName(sub)) refuse("invalid_request", "sub takes the name of whoever the token is for");
   const isHere = !tunnel && isLoopback(hostOf(aud));
   if (aud !== resourceUrl && !isHere) refuse("invalid_target", "aud takes a local gateway");

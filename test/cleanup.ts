@@ -2,6 +2,11 @@
 // `bun test` the process's "exit" event never comes; afterAll does.)
 
 import { afterAll } from "bun:test";
+import { engines } from "../package.json";
+
+if (!Bun.semver.satisfies(Bun.version, engines.bun)) {
+  throw new Error(`The tests need Bun ${engines.bun} (this is ${Bun.version})`);
+}
 
 type Job = () => unknown;
 const jobs: Job[] = ((globalThis as { atEnd?: Job[] }).atEnd ??= []);

@@ -105,6 +105,8 @@ test.each<[string, Env, object]>([
     { RESOURCE_URL: "https://localhost:8443/mcp" },
     { tunnel: true, resourceUrl: "https://localhost:8443/mcp" },
   ],
+  ["port 80 is left out of the URL", { PORT: "80" }, { resourceUrl: "http://localhost/mcp" }],
+  ["port 8080 is not", { PORT: "8080" }, { resourceUrl: "http://localhost:8080/mcp" }],
   ["http is none", { RESOURCE_URL: "http://127.0.0.1:8000/mcp" }, { tunnel: false }],
   ["IPv6 is this machine", { RESOURCE_URL: "http://[::1]:8000/mcp" }, { tunnel: false }],
   ["AUTH_DISABLED=1 locally", { AUTH_DISABLED: "1" }, { authDisabled: true }],

@@ -757,6 +757,16 @@ describe("GET /token", () => {
     expect(decodeProtectedHeader(token)).toMatchObject({ alg: "RS256", typ: "at+jwt" });
   });
 
+  test.each([
+    [[], undefined, undefined],
+    [["files:use"], undefined, "files:use notes:read notes:write"],
+    [["files:use"], "extra", "extra"],
+  ])("beside a gateway that wants %j, asked for %p, carries %p", async (scopes, scope, expected) => {
+    const service = await open({ scopes });
+    const token = await (await mint(service, { sub: "a", aud: RESOURCE, scope })).text();
+    expect(decodeJwt(token).scope).toBe(expected);
+  });
+
   test.each(["http://localhost:8000", "http://localhost:8123/mcp", "http://127.0.0.1:8000/mcp", "http://[::1]:8000/mcp", `http://localhost:8000/mcp?a="b"`])(
     "mints for %s, and says that the gateway beside it is another one", async (aud) => {
       printed.length = 0;

@@ -39,4 +39,9 @@ export async function surfaceNow(): Promise<Surface> {
 }
 export const surfaceAccepted = async (): Promise<Surface> => Bun.file(FILE).json();
 
-if (import.meta.main) await Bun.write(FILE, `${JSON.stringify(await surfaceNow(), null, 2)}\n`);
+if (import.meta.main) {
+  const now = `${JSON.stringify(await surfaceNow(), null, 2)}\n`;
+  const isSame = now === (await Bun.file(FILE).text().catch(() => ""));
+  await Bun.write(FILE, now);
+  console.log(`test/surface.json ${isSame ? "already said so" : "has the words as they are now"}`);
+}

@@ -98,6 +98,10 @@ describe.each<[string, App]>([
     expect(names).toEqual([...COMMON, ...Object.keys(app.tools)].sort());
   });
 
+  test("each tool of the app is in one of the three groups", () => {
+    for (const name of Object.keys(app.tools)) expect(name).toMatch(/^(domain|user|config)_/);
+  });
+
   test("each tool has a name that every host takes, a title and closed schemas", async () => {
     for (const tool of await menu()) {
       expect(tool.name).toMatch(/^[a-z_]{1,64}$/);

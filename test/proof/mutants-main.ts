@@ -53,6 +53,7 @@ const JOSE = `await (async (t: string, ..._: unknown[]) => {
 export const MAIN_MUTANTS: Mutant[] = [
   // 2. Config
   config("stand-ins on an address that others reach", "isLoopback(HOST) && "),
+  config("a port of 80 written out", `.replace(":80/", "/")`),
   config("stand-ins in production", ` && NODE_ENV !== "production"`),
   config("127.0.0.1.evil.example taken for this machine", "\\[?::1\\]?)$/i", "\\[?::1\\]?)/i"),
   config("no sign-in behind a public tunnel", "local && !tunnel)", "local)"),

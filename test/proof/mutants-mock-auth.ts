@@ -264,6 +264,7 @@ export const MOCK_AUTH_MUTANTS: Mutant[] = [
     "if (false) refuse"),
   quick("a token for this machine, through a tunnel", "!tunnel && isLoopback(hostOf(aud));",
     "isLoopback(hostOf(aud));"),
+  quick("a token that the gateway beside it refuses", "scope = service.usual }", "scope }"),
   quick("a token good for centuries", "/^-?\\d{1,8}$/.test(ttl)", "/^-?\\d+$/.test(ttl)"),
   quick("a token that is refused without a hint", "if (aud !== resourceUrl) {", "if (false) {"),
   quick("a hint that the operator does not see", "    console.error(`mock-auth: ${warning}`);\n"),

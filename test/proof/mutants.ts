@@ -146,6 +146,7 @@ if (!check && !word) {
   const next = found ? page.replace(found, () => written) : `${page.trimEnd()}\n\n${written}\n`;
   await writeFile(join(ROOT, "TESTING.md"), next);
 }
+if (rows.length === 0) problems.push(`no row says ${word}`);
 console.log(`${rows.length} mutants, ${killers.size} dead`);
 for (const problem of problems) console.log(`  ${problem}`);
 process.exit(problems.length > 0 ? 1 : 0);
