@@ -20,9 +20,8 @@ test("a key has 18 characters that any model can type", () => {
   }
 });
 
-test("two keys of one person in one second differ, and both are good", () => {
-  at(0);
-  const keys = [ada.make("session", 3600), ada.make("session", 3600)];
+test("two keys of one person, made a millisecond apart, differ, and both are good", () => {
+  const keys = [0, 0.001].map((seconds) => (at(seconds), ada.make("session", 3600)));
   expect(keys[0]).not.toBe(keys[1]!);
   expect(keys.map((key) => ada.check("session", key))).toEqual([true, true]);
 });
@@ -80,6 +79,16 @@ test.each<[string, (key: string) => unknown]>([
   ["18 wide characters", () => "é".repeat(18)],
 ])("%s is no key, and no error", (_, given) => {
   expect(ada.check("session", given(ada.make("session", 3600)))).toBe(false);
+});
+
+test("a key that was proved before is good as long as it was, and no other in its place", () => {
+  at(0);
+  const [key, other] = [ada.make("session", 3600), ada.make("session", 3601)];
+  const made = `${other.slice(0, 8)}${key.slice(8)}`;
+  expect([key, other, made].map((one) => ada.check("session", one, key))).toEqual([true, true, false]);
+  expect(ada.check("session", undefined, undefined)).toBe(false);
+  at(3600);
+  expect(ada.check("session", key, key)).toBe(false);
 });
 
 test("begin_session says how long its key lasts, and that is the truth", async () => {
