@@ -529,8 +529,8 @@ function keySet(jwksUrl: string, mockAuth?: Mounted) {
 const SESSION_SECONDS = 3600;
 const CONFIRM_SECONDS = 300;
 
-/** Makes and checks one person's keys, each good for one purpose and a while: its end in base 36, in
- *  milliseconds (until 2059), and 60 bits of MAC (to guess, one needs their token and a call each). */
+/** Makes and checks one person's keys, each good for one purpose and a while: its end, in base 36
+ *  and milliseconds (until 2059), and 60 bits of MAC (a guess takes their token, and a call). */
 export function keysFor(secret: string, personId: string) {
   const sign = (head: string, purpose: string) => {
     const mac = new Bun.CryptoHasher("sha256", secret);
