@@ -424,7 +424,6 @@ class BadToken extends Error {
 }
 
 const ALGORITHMS = ["RS256", "PS256", "ES256", "ES384", "EdDSA", "Ed25519"];
-const YEAR = 366 * 24 * 3600; // seconds
 // jose's words for "I could not check": not the token's fault
 const NO_KEYS = /^ERR_(JOSE_GENERIC|JWKS_(TIMEOUT|INVALID|MULTIPLE_MATCHING_KEYS))$/;
 
@@ -460,8 +459,8 @@ async function verifyToken(token: string, config: Config, keys: JWTVerifyGetKey)
   const { sub, exp = 0, cnf, email, typ: kind, scp } = verified.payload;
   const { typ = "jwt" } = verified.protectedHeader;
   const secondsLeft = exp - Date.now() / 1000;
-  // One that is over, or never says when; one that is good for ages, in milliseconds.
-  if (secondsLeft <= 0 || secondsLeft > YEAR) throw new BadToken("exp");
+  // One that is over, or never says when; or lasts over a year, because it counts milliseconds.
+  if (secondsLeft <= 0 || secondsLeft > 366 * 24 * 3600) throw new BadToken("exp");
   if (!isPlain(sub, 255)) throw new BadToken("sub"); // nobody, or what a database takes for another
   const isJwt = typeof typ === "string" && /^((application\/)?at\+)?jwt$/i.test(typ);
   if (!isJwt) throw new BadToken("typ"); // a logout token: RFC 8725, section 3.11
@@ -527,7 +526,6 @@ function keySet(jwksUrl: string, mockAuth?: Mounted) {
 // survives a redeploy with the same secret, and is worthless to anyone else.
 
 const SESSION_SECONDS = 3600;
-const CONFIRM_SECONDS = 300;
 
 /** Makes and checks one person's keys, each good for one purpose and a while: its end, in base 36
  *  and milliseconds (until 2059), and 60 bits of MAC (a guess takes their token, and a call). */
@@ -545,9 +543,8 @@ export function keysFor(secret: string, personId: string) {
     check(purpose: string, given: unknown, proved?: unknown) {
       if (typeof given !== "string" || !/^[\w-]{18}$/.test(given)) return false;
       const head = given.slice(0, 8);
-      if (!(Number.parseInt(head, 36) > Date.now())) return false;
-      return given === proved
-        || timingSafeEqual(Buffer.from(given), Buffer.from(sign(head, purpose)));
+      return parseInt(head, 36) > Date.now() && (given === proved
+        || timingSafeEqual(Buffer.from(given), Buffer.from(sign(head, purpose))));
     },
   };
 }
@@ -645,8 +642,8 @@ async function runTool(server: Server, call: Call, tool: Tool<CallContext>, give
   const { session, ...args } = given;
   const keys = keysFor(server.config.sessionSecret, person.id);
   if (!OPEN_TOOLS.includes(name)) {
-    if (!keys.check("session", session, person.session)) throw new Refusal("session",
-      "No valid session. Call begin_session, then repeat this call with the new session key.");
+    if (!keys.check("session", session, person.session)) throw new Refusal("session", `No valid \
+session. Call begin_session, then repeat this call with the new session key.`);
     person.session = session;
   }
   const { data, error } = tool.input.safeParse(args);
@@ -852,7 +849,7 @@ confirm it deletes nothing and returns a code; with the code, good for five minu
         await memory.forget((row) => keys.check(purpose(row), confirm));
         return { forgotten: true as const };
       }
-      const code = keys.make(purpose(await memory.row()), CONFIRM_SECONDS);
+      const code = keys.make(purpose(await memory.row()), 300); // seconds
       const message = `This erases the profile, all that is saved and the record of changes, for \
 good. Please ask the person first.`;
       return { confirm: code, message };
@@ -1442,14 +1439,14 @@ async function openStore({ kind, query, addTables, promptly, close }: Connection
 }
 
 export async function sqliteStore(path: string) {
-  const inMemory = path === ":memory:";
-  if (!inMemory) {
+  if (path !== ":memory:") {
     appendFileSync(path, "", { mode: 0o600 }); // before SQLite makes it for all to read
     chmodSync(path, 0o600);
   }
   const db = new Database(path);
-  const file = () => (inMemory ? 0 : statSync(path, { throwIfNoEntry: false })?.ino);
+  const file = () => statSync(path, { throwIfNoEntry: false })?.ino; // of :memory: there is none
   const opened = file();
+  let owed = true; // its log may hold what was erased, as long as somebody reads it
   // bun:sqlite is synchronous: SQLite's own busy_timeout would stop every request, not just one.
   const patiently = async <T>(ms: number, work: () => T) => {
     for (const end = performance.now() + ms; ; await Bun.sleep(20)) {
@@ -1471,9 +1468,10 @@ export async function sqliteStore(path: string) {
     close: async () => db.close(),
     query: (sql, values = []) => patiently(WRITE_MS / 2, () => {
       if (file() !== opened) throw new Fault("the SQLite file was moved or deleted");
-      const plain = values.map((one) => (one instanceof Object ? JSON.stringify(one) : one));
+      const plain = values.map((one) => (Object(one) === one ? JSON.stringify(one) : one));
       const rows = db.query(sql).all(...(plain as string[])) as Json[];
-      if (sql.startsWith("delete")) db.run("pragma wal_checkpoint(truncate)"); // nor in its log
+      owed ||= sql.startsWith("delete");
+      if (owed) owed = db.query("pragma wal_checkpoint(truncate)").values()[0]![0] !== 0;
       return rows;
     }),
     addTables: () => patiently(START_MS, () => {
@@ -1666,6 +1664,7 @@ can't be used (${nameOf(error)}).`);
     stopping = true;
     await Promise.race([server.stop(), Bun.sleep(8_000)]); // no new calls; those under way end
     await store.close();
+    await Bun.sleep(1); // the last turn's lines are written
     await Promise.race([new Promise<void>((done) => process.stdout.end(done)), Bun.sleep(1_000)]);
     process.exit(0);
   };

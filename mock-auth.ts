@@ -104,7 +104,7 @@ async function openService(options: MockAuthOptions) {
     choices, // what a person can tick: a token that names any of these is held to what it names
     scopes: [...new Set([...scopes, ...choices.keys(), "offline_access"])],
     // Of a token for a curl that names none: a gateway that wants scopes would not take it.
-    usual: scopes.length > 0 ? [...scopes, ...choices.keys()].join(" ") : undefined,
+    usual: scopes.length > 0 ? [...new Set([...scopes, ...choices.keys()])].join(" ") : undefined,
     keys: await openKeys(options.keyFile ?? `${import.meta.dir}/.mock-auth-key.json`),
     steps: new Map<string, number>(), // how far each sign-in has come: section 5
     guesses: { wrong: 0, waiting: 0 }, // at the passphrase

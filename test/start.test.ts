@@ -206,7 +206,7 @@ async function unreadGateway() {
     const buffer = Buffer.alloc(64 * 1024);
     await until(() => {
       try {
-        text += buffer.toString("utf8", 0, readSync(reader, buffer));
+        for (let size; (size = readSync(reader, buffer)) > 0;) text += buffer.toString("utf8", 0, size);
       } catch { /* nothing there right now */ }
       return text.split("\n").length > 3_000;
     });
@@ -233,7 +233,7 @@ test.skipIf(!POSIX)("a log that nobody reads keeps nobody waiting, and loses not
 test.skipIf(!POSIX)("at the end the log waits a second for who reads late", async () => {
   const { child, readAll } = await unreadGateway();
   child.kill("SIGTERM");
-  await Bun.sleep(300);
+  await Bun.sleep(200);
   await readAll();
   expect(await child.exited).toBe(0);
 });
@@ -318,6 +318,7 @@ describe.skipIf(!POSIX).concurrent("It ends on SIGTERM", () => {
     await writer.release();
     expect(await save).toMatchObject({ structuredContent: { state: { mood: "calm" } } });
     expect(await gateway.child.exited).toBe(0);
+    await until(() => gateway.out.text.includes('"user_write"')); // its line is written, too
     expect(gateway.err.text).toMatch(/^The Notebook is open at [^\n]*\n$/);
   });
 

@@ -516,6 +516,24 @@ describe("A SQLite file", () => {
     await store.close();
   });
 
+  test("holds nothing of them either, once another program has read to its end", async () => {
+    const path = join(await scratch(), "test.sqlite");
+    const mood = "a lasting canary";
+    const found = () => [path, `${path}-wal`].map((file) => readFileSync(file).includes(mood));
+    const { store, use } = await visitAt(path);
+    await use("user_write", { mood });
+    const reader = new Database(path);
+    reader.run("begin");
+    reader.query("select * from user_state").all();
+    const { confirm } = (await use("user_forget_me")).structuredContent!;
+    await use("user_forget_me", { confirm });
+    expect(found()).toContain(true);
+    reader.close(true);
+    await use("user_get_profile");
+    expect(found()).toEqual([false, false]);
+    await store.close();
+  });
+
   test.skipIf(process.platform === "win32")("is its owner's alone to read, new or old",
     async () => {
     const path = join(await scratch(), "test.sqlite");
