@@ -362,7 +362,7 @@ export function readConfig(env: Record<string, string | undefined>, slug: string
   // HOST= is as good as unset.
   const set = Object.fromEntries(Object.entries(env).filter(([, value]) => value));
   const { HOST = "127.0.0.1", PORT = "8000", NODE_ENV, AUTH_ISSUER, AUTH_JWKS_URL } = set;
-  const { RESOURCE_URL = `http://localhost:${PORT}/mcp`.replace(":80/", "/") } = set;
+  const { RESOURCE_URL = `${URL.parse(`http://localhost:${PORT}`)?.origin}/mcp` } = set;
   const local = isLoopback(HOST) && NODE_ENV !== "production";
   const tunnel = local && RESOURCE_URL.startsWith("https:");
   const mockAuth = local && !AUTH_ISSUER && !AUTH_JWKS_URL;
@@ -1086,7 +1086,7 @@ async function parseJsonBody(request: Request) {
   const body = await request.arrayBuffer().catch(() => undefined);
   if (!body) throw answer(400, "the body broke off");
   if (body.byteLength > BODY_BYTES) throw answer(413, "the body is over 256 KiB");
-  // The SDK and zod would skip the key. The walk also overflows where lists nest without end: 400.
+  // The SDK and zod would skip such a key. The walk also overflows where lists nest without end.
   const refuseProto = (key: string, value: unknown) => {
     if (key === "__proto__") throw new SyntaxError(key);
     return value;
@@ -1095,7 +1095,7 @@ async function parseJsonBody(request: Request) {
   try {
     const text = new TextDecoder("utf-8", { fatal: true }).decode(body);
     const isOdd = text.length >= 2_000 || /__proto__|\\u/.test(text);
-    message = JSON.parse(text, isOdd ? refuseProto : undefined); // which is slow
+    message = JSON.parse(text, isOdd ? refuseProto : undefined); // the walk is slow
   } catch {
     throw answer(400, "the body is not JSON in UTF-8");
   }
@@ -1664,7 +1664,7 @@ can't be used (${nameOf(error)}).`);
     stopping = true;
     await Promise.race([server.stop(), Bun.sleep(8_000)]); // no new calls; those under way end
     await store.close();
-    await Bun.sleep(1); // the last turn's lines are written
+    await new Promise(setImmediate); // by then the last lines are written
     await Promise.race([new Promise<void>((done) => process.stdout.end(done)), Bun.sleep(1_000)]);
     process.exit(0);
   };
@@ -1679,8 +1679,8 @@ export async function start(loadApp: () => Promise<App>) {
     const { HOST, PORT } = process.env;
     const problem = /NOTFOUND|NOTAVAIL|EINVAL/.test(error.code)
       ? `HOST takes an address of this machine (got ${HOST})`
-      : error.code !== "EADDRINUSE" ? nameOf(error)
-        : `PORT ${PORT || 8000} is taken by another program`;
+      : error.code === "EADDRINUSE" ? `PORT ${PORT || 8000} is taken by another program`
+        : nameOf(error);
     console.error(error.name === "StartError" ? error.message : `Cannot start: ${problem}.`);
     process.exit(1);
   });

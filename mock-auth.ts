@@ -93,6 +93,7 @@ async function openService(options: MockAuthOptions) {
     [`${app.slug}:read`, app.scopes.read],
     [`${app.slug}:write`, app.scopes.write],
   ]);
+  const wanted = [...new Set([...scopes, ...choices.keys()])];
   return {
     issuer,
     base: new URL(issuer).pathname.replace(/\/$/, ""),
@@ -102,9 +103,9 @@ async function openService(options: MockAuthOptions) {
     passphrase,
     lifetime: Number(lifetime),
     choices, // what a person can tick: a token that names any of these is held to what it names
-    scopes: [...new Set([...scopes, ...choices.keys(), "offline_access"])],
+    scopes: [...new Set([...wanted, "offline_access"])],
     // Of a token for a curl that names none: a gateway that wants scopes would not take it.
-    usual: scopes.length > 0 ? [...new Set([...scopes, ...choices.keys()])].join(" ") : undefined,
+    usual: scopes.length > 0 ? wanted.join(" ") : undefined,
     keys: await openKeys(options.keyFile ?? `${import.meta.dir}/.mock-auth-key.json`),
     steps: new Map<string, number>(), // how far each sign-in has come: section 5
     guesses: { wrong: 0, waiting: 0 }, // at the passphrase

@@ -500,37 +500,40 @@ describe("A SQLite file", () => {
     await store.close();
   });
 
+  const mood = "a lasting canary";
+  /** Whether it is in the file, and in SQLite's log beside it. */
+  const holds = (path: string) =>
+    [path, `${path}-wal`].map((file) => readFileSync(file).includes(mood));
+  const forget = async (use: Awaited<ReturnType<typeof visitAt>>["use"]) => {
+    const { confirm } = (await use("user_forget_me")).structuredContent!;
+    await use("user_forget_me", { confirm });
+  };
+
   test("holds nothing any more of somebody who was erased, nor does the log beside it", async () => {
     const path = join(await scratch(), "test.sqlite");
-    const mood = "a lasting canary";
-    const found = () => [path, `${path}-wal`].map((file) => readFileSync(file).includes(mood));
     const first = await visitAt(path);
     await first.use("user_write", { mood });
     await first.store.close(); // now it is in the file itself …
     const { store, use } = await visitAt(path);
     await use("user_write", { notes: { a: "one" } }); // … and with the next change in the log
-    expect(found()).toEqual([true, true]);
-    const { confirm } = (await use("user_forget_me")).structuredContent!;
-    await use("user_forget_me", { confirm });
-    expect(found()).toEqual([false, false]);
+    expect(holds(path)).toEqual([true, true]);
+    await forget(use);
+    expect(holds(path)).toEqual([false, false]);
     await store.close();
   });
 
   test("holds nothing of them either, once another program has read to its end", async () => {
     const path = join(await scratch(), "test.sqlite");
-    const mood = "a lasting canary";
-    const found = () => [path, `${path}-wal`].map((file) => readFileSync(file).includes(mood));
     const { store, use } = await visitAt(path);
     await use("user_write", { mood });
     const reader = new Database(path);
     reader.run("begin");
     reader.query("select * from user_state").all();
-    const { confirm } = (await use("user_forget_me")).structuredContent!;
-    await use("user_forget_me", { confirm });
-    expect(found()).toContain(true);
+    await forget(use);
+    expect(holds(path)).toContain(true);
     reader.close(true);
     await use("user_get_profile");
-    expect(found()).toEqual([false, false]);
+    expect(holds(path)).toEqual([false, false]);
     await store.close();
   });
 
