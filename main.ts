@@ -46,6 +46,7 @@ import { engines, version } from "./package.json";
 export interface App<State extends object = object> {
   slug: string; // lower case with dashes: names the server, the database file and the scopes
   name: string; // as in "The NAME is open"
+  about: string; // what it is, in a sentence or two, for a person
   scopes: { read: string; write: string }; // what each allows, in words for the consent page
   instructions: string; // what the app is for, in a sentence or two
   rules: string;
@@ -298,6 +299,8 @@ export async function loadApp(seed = `${import.meta.dir}/seed/articles.json`): P
   return {
     slug: "reading-room",
     name: "Reading Room",
+    about: `A small catalogue of articles that your AI reads to you from, and a shelf that it \
+remembers for you across chats. It reads aloud like a librarian, and makes nothing up.`,
     scopes: {
       read: "read the catalogue and your shelf",
       write: "save and undo in your name, and erase everything kept for you",
@@ -320,22 +323,24 @@ export async function loadApp(seed = `${import.meta.dir}/seed/articles.json`): P
 
 type Config = ReturnType<typeof readConfig>;
 
-const isLoopback = (host: string) => /^(localhost|127(\.\d{1,3}){3}|\[?::1\]?)$/i.test(host);
-const isSqlite = (url: string) => /^sqlite:./.test(url);
+const LOOPBACK = /^(localhost|127(\.\d{1,3}){3}|\[?::1\]?)$/i;
+const SQLITE = /^sqlite:./;
+const WHOLE = /^[1-9]\d{0,8}$/;
+const SCOPES = /^[ !#-[\]-~]*$/; // RFC 6749, section 3.3
 
 /** A setting: the words say what it takes, here and in the line that refuses another value. */
 const takes = (words: string, fits: (value: string) => boolean) =>
   z.string(words).refine(fits, words);
 const wholeNumber = (most: number) =>
-  takes(`a whole number from 1 to ${most}`, (value) =>
-    /^[1-9]\d{0,8}$/.test(value) && Number(value) <= most).transform(Number);
+  takes(`a whole number from 1 to ${most}`, (value) => WHOLE.test(value) && Number(value) <= most)
+    .transform(Number);
 
 /** Each variable, and what it takes. Over http anybody on the way can read tokens. */
 function environment(local: boolean, tunnel: boolean) {
   const isUrl = (value: string) => {
     const { protocol, hostname = "", username, password, hash } = URL.parse(value) ?? {};
     if (username || password || hash) return false;
-    return protocol === "https:" || (local && protocol === "http:" && isLoopback(hostname));
+    return protocol === "https:" || (local && protocol === "http:" && LOOPBACK.test(hostname));
   };
   return z.object({
     PORT: wholeNumber(65_535),
@@ -346,14 +351,15 @@ function environment(local: boolean, tunnel: boolean) {
     ),
     AUTH_ISSUER: takes("the https URL of a sign-in service", isUrl),
     AUTH_JWKS_URL: takes("the https URL of its keys", isUrl),
-    AUTH_SCOPES: takes("scopes separated by spaces", (value) => /^[ !#-[\]-~]*$/.test(value)),
+    AUTH_SCOPES: z.string().regex(SCOPES, "scopes separated by spaces"),
     AUTH_DISABLED: takes("1 locally without a public RESOURCE_URL, nothing elsewhere",
       (value) => value === "0" || (value === "1" && local && !tunnel)),
     DATABASE_URL: takes("postgres://…, postgresql://…, sqlite:PATH or sqlite::memory:", (value) =>
-      isSqlite(value) || (/^postgres(ql)?:\/\//.test(value) && URL.canParse(value))),
+      SQLITE.test(value) || (/^postgres(ql)?:\/\//.test(value) && URL.canParse(value))),
     SESSION_SIGNING_SECRET: takes("at least 32 characters, and not those of .env.example",
       (value) => value.length >= 32 && value !== "replace-me-with-the-output-of-openssl-rand"),
     RATE_LIMIT_PER_MINUTE: wholeNumber(1_000_000),
+    DOOR_MENU: z.literal("1", "1 or nothing").optional(),
   });
 }
 
@@ -363,7 +369,7 @@ export function readConfig(env: Record<string, string | undefined>, slug: string
   const set = Object.fromEntries(Object.entries(env).filter(([, value]) => value));
   const { HOST = "127.0.0.1", PORT = "8000", NODE_ENV, AUTH_ISSUER, AUTH_JWKS_URL } = set;
   const { RESOURCE_URL = `${URL.parse(`http://localhost:${PORT}`)?.origin}/mcp` } = set;
-  const local = isLoopback(HOST) && NODE_ENV !== "production";
+  const local = LOOPBACK.test(HOST) && NODE_ENV !== "production";
   const tunnel = local && RESOURCE_URL.startsWith("https:");
   const mockAuth = local && !AUTH_ISSUER && !AUTH_JWKS_URL;
   const mock = `${URL.parse(RESOURCE_URL)?.origin}/mock-auth`;
@@ -382,7 +388,9 @@ export function readConfig(env: Record<string, string | undefined>, slug: string
     const got = set[name] ?? "nothing";
     const isSecret = name in set && (/SECRET|DATABASE/.test(name) || got.includes("@"));
     const shown = isSecret ? "something else" : got.replace(/\s+/g, " ").slice(0, 100);
-    throw new StartError(`Cannot start: ${name} takes ${message} (got ${shown}).`);
+    const also = local ? "" : `; HOST or NODE_ENV makes this public, where RESOURCE_URL, \
+AUTH_ISSUER, AUTH_JWKS_URL, DATABASE_URL and SESSION_SIGNING_SECRET have to be set`;
+    throw new StartError(`Cannot start: ${name} takes ${message}${also} (got ${shown}).`);
   }
   return {
     port: data.PORT,
@@ -398,6 +406,7 @@ export function readConfig(env: Record<string, string | undefined>, slug: string
     databaseUrl: data.DATABASE_URL,
     sessionSecret: data.SESSION_SIGNING_SECRET,
     callsPerMinute: data.RATE_LIMIT_PER_MINUTE, // a person, whatever the connection or token
+    showsMenu: local || data.DOOR_MENU === "1", // to anybody, on the page at /
   };
 }
 
@@ -468,7 +477,7 @@ async function verifyToken(token: string, config: Config, keys: JWTVerifyGetKey)
   if (cnf !== undefined) throw new BadToken("cnf"); // bound to a key: RFC 9449, section 7.2
   // Some services say scp, or give a list: whatever names a limit counts.
   const named = [verified.payload.scope ?? [], scp ?? []].flat();
-  const isRead = named.every((one) => typeof one === "string" && /^[ !#-[\]-~]*$/.test(one));
+  const isRead = named.every((one) => typeof one === "string" && SCOPES.test(one));
   if (!isRead) throw new BadToken("scope"); // limits that we can't read
   // mock-auth.ts moves with its port or tunnel, and its people should not lose what they saved.
   const isMock = config.mockAuth || (config.local && config.issuer === "http://localhost:9000");
@@ -575,6 +584,7 @@ interface Parts {
   config: Config;
   store: Store;
   log(line: LogLine): void;
+  stopping?: boolean;
 }
 interface Server extends Parts {
   info: mcp.Implementation;
@@ -814,8 +824,7 @@ since when they are known here.`,
       const actions = receipts.map(({ id, at, tool, undone, ref, undoable, undoes, changes }) => {
         const words = changes.map((change) => app.describe(change)).join("; ");
         const kind = undoes ? "undo: " : undoable ? "" : "final: ";
-        const summary = clip(`${kind}${words}`, 150);
-        return { id, at, tool, summary, undone, ref };
+        return { id, at, tool, summary: clip(`${kind}${words}`, 150), undone, ref };
       });
       return { actions };
     },
@@ -849,10 +858,9 @@ confirm it deletes nothing and returns a code; with the code, good for five minu
         await memory.forget((row) => keys.check(purpose(row), confirm));
         return { forgotten: true as const };
       }
-      const code = keys.make(purpose(await memory.row()), 300); // seconds
       const message = `This erases the profile, all that is saved and the record of changes, for \
 good. Please ask the person first.`;
-      return { confirm: code, message };
+      return { confirm: keys.make(purpose(await memory.row()), 300), message }; // seconds
     },
   }),
 });
@@ -862,6 +870,7 @@ good. Please ask the person first.`;
 // it us who was asked for, then who is asking, and only then what. A Response that signIn and what
 // follows it throw is the answer.
 
+const MCP_PATH = /^\/mcp\/?$/;
 const BODY_BYTES = 256 * 1024;
 const CORS_HEADERS = `Authorization, Content-Type, Accept, Last-Event-ID, Mcp-Protocol-Version, \
 Mcp-Method, Mcp-Name, Mcp-Session-Id`;
@@ -872,29 +881,40 @@ const answer = (status: number, error: string, headers: Record<string, string> =
 
 /** The whole gateway: a request in, a response out. */
 export function createServer(parts: Parts, mockAuth?: Mounted) {
-  const { app, config, store, log } = parts;
+  const { app, config, store } = parts;
+  const { name, slug, about } = app;
+  const recent: LogLine[] = []; // what the board begins with
+  const log = (line: LogLine) => {
+    if (recent.push(line) > 200) recent.shift();
+    parts.log(line);
+  };
   const all = { ...commonTools(app, store), ...app.tools };
   const tools = new Map<string, Tool<CallContext>>(Object.entries(all));
-  const info = { name: app.slug, title: app.name, version };
-  const serveMcp = mcpEndpoint({ ...parts, info, tools, inTurn: queueByPerson() }, mockAuth);
+  const menu = menuOf(tools);
+  const info = { name: slug, title: name, version };
+  const server = { ...parts, log, info, tools, inTurn: queueByPerson() };
+  const serveMcp = mcpEndpoint(server, menu, mockAuth);
   const names = ["localhost", "127.0.0.1", "[::1]", new URL(config.resourceUrl).hostname];
-  const isMcp = (path: string) => /^\/mcp\/?$/.test(path);
-  let ping: Promise<void> | undefined;
+  const health = healthOf(store);
+  const facts = { // for the page; before sign-in, so nothing about a person
+    name, slug, about, url: config.resourceUrl,
+    signIn: config.authDisabled ? null : config.issuer,
+    ...(config.showsMenu && { instructions: instructionsOf(app), tools: menu }),
+  };
 
-  /** What platforms watch: it asks for what a visit needs, once for all who ask at a time. */
-  async function health() {
-    ping ??= store.ping().finally(() => { ping = undefined; });
-    const status = await ping.then(() => 200, () => 503);
-    return Response.json({ status: status === 200 ? "ok" : "unavailable" }, { status });
-  }
   async function route(request: Request, path: string, arrived: number) {
-    const reads = /^(GET|HEAD)$/.test(request.method);
     if (request.method === "OPTIONS") return new Response(null, { status: 204 });
-    if (isMcp(path)) return serveMcp(request, arrived);
-    if (reads && /^\/\.well-known\/oauth-protected-resource(\/mcp)?$/.test(path)) {
-      return Response.json(metadataOf(parts));
+    if (MCP_PATH.test(path)) return serveMcp(request, arrived);
+    const reads = /^(GET|HEAD)$/.test(request.method);
+    const board = config.local && !config.tunnel && !isForwarded(request.headers);
+    switch (reads && path) {
+      case "/.well-known/oauth-protected-resource":
+      case "/.well-known/oauth-protected-resource/mcp": return Response.json(metadataOf(parts));
+      case "/": return page();
+      case "/door.json": return Response.json({ ...facts, board });
+      case "/board": if (board) return new Response(watch(recent, parts), EVENTS);
     }
-    return reads && path === "/" ? page(parts) : answer(404, "not_found");
+    return answer(404, "not_found");
   }
   async function serve(request: Request) {
     const arrived = performance.now();
@@ -905,7 +925,7 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
     const isHost = !/[/@?#]/.test(host); // the SDK finds a host in "x@localhost": it reads a URL
     if (!isHost || !mcp.validateHostHeader(host, names).ok) return answer(403, `${NOT_OURS} Host`);
     // Before Origin: browsers post its form with "null".
-    const mounted = !isMcp(path) && (await mockAuth?.(request));
+    const mounted = !MCP_PATH.test(path) && (await mockAuth?.(request));
     if (mounted) return mounted;
     const origin = request.headers.get("origin");
     if (!mcp.validateOriginHeader(origin, names).ok) return answer(403, `${NOT_OURS} Origin`);
@@ -919,6 +939,16 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
     return answer(500, "server_error");
   };
   return (request: Request) => serve(request).catch(responseOf);
+}
+
+/** What platforms watch: it asks for what a visit needs, once for all who ask at a time. */
+function healthOf(store: Store) {
+  let ping: Promise<void> | undefined;
+  return async () => {
+    ping ??= store.ping().finally(() => { ping = undefined; });
+    const status = await ping.then(() => 200, () => 503);
+    return Response.json({ status: status === 200 ? "ok" : "unavailable" }, { status });
+  };
 }
 
 const ownScopes = ({ slug }: App) => [`${slug}:read`, `${slug}:write`];
@@ -957,11 +987,12 @@ function challenge(parts: Parts, error = "", hint = "", scopes = offeredScopes(p
 /** Headers that proxies add. One that adds none (nginx as it comes) can't be noticed. */
 const FORWARDED =
   /^(forwarded|via|cdn-loop|.*ip|(x-(forwarded|original|real|envoy|amzn)|cf-|fly-|ngrok|tail).*)$/;
+const isForwarded = (headers: Headers) => headers.keys().some((name) => FORWARDED.test(name));
 /** @throws Response, when nobody can be let in. */
 async function signIn(parts: Parts, check: ReturnType<typeof tokenCheck>, { headers }: Request) {
   const { config, log } = parts;
   if (config.authDisabled) {
-    if (headers.keys().some((name) => FORWARDED.test(name))) {
+    if (isForwarded(headers)) {
       throw answer(403, "AUTH_DISABLED is for this machine, and others reach it through a proxy");
     }
     return { id: "local|local-demo", sub: "local-demo", email: null, scopes: [], until: Infinity };
@@ -982,11 +1013,10 @@ async function signIn(parts: Parts, check: ReturnType<typeof tokenCheck>, { head
   throw challenge(parts, "insufficient_scope");
 }
 
-function mcpEndpoint(server: Server, mockAuth?: Mounted) {
+function mcpEndpoint(server: Server, tools: mcp.Tool[], mockAuth?: Mounted) {
   const { app, config } = server;
   const check = tokenCheck(config, keySet(config.jwksUrl, mockAuth));
   const secondsToWait = rateLimit(config.callsPerMinute);
-  const tools = menuOf(server);
   const handler = mcp.createMcpHandler(({ authInfo }) => {
     const call = authInfo!.extra as unknown as Call;
     const says = { capabilities: { tools: {} }, instructions: instructionsOf(app) };
@@ -1017,7 +1047,7 @@ function mcpEndpoint(server: Server, mockAuth?: Mounted) {
 
   return async (request: Request, arrived: number) => {
     const isPost = request.method === "POST";
-    if (!isPost && request.headers.get("accept")?.includes("text/html")) return page(server);
+    if (!isPost && request.headers.get("accept")?.includes("text/html")) return page();
     const person = await signIn(server, check, request);
     if (!isPost) return answer(405, "method_not_allowed", { Allow: "POST, OPTIONS" });
     const message = await parseJsonBody(request);
@@ -1065,7 +1095,7 @@ async function answerPlain(server: Server, call: Call, { headers }: Request, mes
 }
 
 /** The tools as `tools/list` shows them. Made once: it is slow. */
-function menuOf({ tools }: Server) {
+function menuOf(tools: Server["tools"]) {
   const session = string.describe("the key from begin_session");
   return [...tools].map(([name, { title, description, annotations, input, output }]) => {
     const asked = OPEN_TOOLS.includes(name) ? input : input.extend({ session });
@@ -1113,14 +1143,27 @@ function allowOrigin(request: Request, origin: string, headers: Headers) {
   headers.set("Vary", "Origin, Access-Control-Request-Headers");
 }
 
-function page({ app, config }: Parts) {
-  const text = `${app.name}
-
-Paste this URL where your app asks for a connector (an MCP server), and click Authorize:
-
-    ${config.resourceUrl}
-`;
-  return new Response(text, { headers: { "Content-Type": "text/plain; charset=utf-8" } });
+/** What a person sees in a browser. Nothing runs in it but what says this answer's nonce. */
+async function page() {
+  const html = await Bun.file(`${import.meta.dir}/seed/door.html`).text();
+  const nonce = crypto.randomUUID();
+  const policy = `default-src 'none'; script-src 'nonce-${nonce}'; style-src 'nonce-${nonce}'; \
+connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'`;
+  const headers = { "Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": policy };
+  return new Response(html.replaceAll("NONCE", nonce), { headers });
+}
+const EVENTS = { headers: { "Content-Type": "text/event-stream" } };
+/** The log as it is written, the last lines first. Who watches looks for themselves: the log knows
+ *  nobody and waits for nobody, and a browser that sleeps misses what goes by. */
+async function* watch(recent: LogLine[], parts: Parts) {
+  let seen: LogLine | undefined;
+  for (let look = 0; !parts.stopping; look++) {
+    const fresh = recent.slice(recent.lastIndexOf(seen!) + 1);
+    seen = recent.at(-1);
+    const text = fresh.map((line) => `data: ${JSON.stringify(line)}\n\n`).join("");
+    if (text || look % 300 === 0) yield text || ":\n\n"; // a sign of life every 15 seconds
+    await Bun.sleep(50);
+  }
 }
 
 // ---- 8. Memory -------------------------------------------------------------------------
@@ -1536,7 +1579,7 @@ export function postgresStore(databaseUrl: string) {
     idle_timeout: 20, // seconds: then a connection is closed, and Neon may sleep
     connect_timeout: START_MS / 1000,
     onnotice: () => {},
-    ...(isBound && !isLoopback(url.hostname) && { ssl: "verify-full" }),
+    ...(isBound && !LOOPBACK.test(url.hostname) && { ssl: "verify-full" }),
   };
   let pool: ReturnType<typeof openPool> | undefined;
   const query: Connection["query"] = async (sql, values, ms = STORE_MS) => {
@@ -1591,17 +1634,15 @@ export function logTo(out: { write(text: string, done: () => void): unknown }) {
 
 /** What a person at a terminal needs next; for anybody else the first three lines, in one. */
 function greet({ slug, name }: App, config: Config) {
-  const { resourceUrl, mockAuth, tunnel, issuer, databaseUrl, authDisabled } = config;
+  const { resourceUrl, mockAuth, issuer, databaseUrl, authDisabled } = config;
   const open = `The ${name} is open at ${resourceUrl}`;
   const service = mockAuth ? `${issuer} (mock-auth.ts)` : issuer;
   const signIn = authDisabled ? "none: everybody is local-demo" : service;
-  const { hostname } = new URL(databaseUrl); // never the rest of it: that holds a password
-  const memory = isSqlite(databaseUrl) ? databaseUrl : `postgres at ${hostname}`;
+  const memory = SQLITE.test(databaseUrl) ? databaseUrl
+    : `postgres at ${new URL(databaseUrl).hostname}`; // never the rest: that holds a password
   if (!process.stdout.isTTY) {
     return console.error(`${open}; sign-in: ${signIn}; memory: ${memory}`);
   }
-  const passphrase = tunnel ? "&passphrase=THE-PASSPHRASE" : "";
-  const mint = `$(curl -s "${issuer}/token?sub=ada&aud=${resourceUrl}${passphrase}")`;
   console.log(`
   ${open}
 
@@ -1609,14 +1650,7 @@ function greet({ slug, name }: App, config: Config) {
   memory    ${memory}
 
   Claude Code   claude mcp add --transport http ${slug} ${resourceUrl}
-  Inspector     npx @modelcontextprotocol/inspector@2 --cli ${resourceUrl} --transport http \\
-                  --method tools/list
-  curl          TOKEN=${mockAuth ? mint : "…"}
-                curl -s ${resourceUrl} -H "Authorization: Bearer $TOKEN" \\
-                  -H "Content-Type: application/json" \\
-                  -H "Accept: application/json, text/event-stream" \\
-                  -d '{"jsonrpc":"2.0","id":1,"method":"tools/call",
-                       "params":{"name":"begin_session","arguments":{}}}'
+  any app       open the URL above in a browser: it shows the way in, and what the AI does
 `);
 }
 function warn({ authDisabled, mockAuth, tunnel, resourceUrl, jwksUrl }: Config) {
@@ -1642,12 +1676,13 @@ async function serve(loadApp: () => Promise<App>) {
   const { databaseUrl } = config;
   const mock = config.mockAuth ? await import("./mock-auth.ts") : undefined;
   const mockAuth = await mock?.mockAuth({ ...config, app });
-  const opening = isSqlite(databaseUrl) ? sqliteStore(databaseUrl.slice("sqlite:".length))
+  const opening = SQLITE.test(databaseUrl) ? sqliteStore(databaseUrl.slice("sqlite:".length))
     : postgresStore(databaseUrl);
   const store = await opening.catch((error) => {
     throw new StartError(`Cannot start: the database that DATABASE_URL names \
 can't be used (${nameOf(error)}).`);
   });
+  const parts: Parts = { app, config, store, log: logTo(process.stdout) };
   const server = Bun.serve({
     hostname: config.host,
     port: config.port,
@@ -1655,13 +1690,12 @@ can't be used (${nameOf(error)}).`);
     maxRequestBodySize: 4 * BODY_BYTES, // the wall behind our own 413
     development: false, // no error page with paths and stacks
     reusePort: false, // else a second gateway would start beside this one, and take half the calls
-    fetch: createServer({ app, config, store, log: logTo(process.stdout) }, mockAuth),
+    fetch: createServer(parts, mockAuth),
   });
   process.stdout.on("error", () => {}); // who read our log has gone: the server goes on
-  let stopping = false;
   const stop = async () => {
-    if (stopping) process.exit(1); // asked twice: at once
-    stopping = true;
+    if (parts.stopping) process.exit(1); // asked twice: at once
+    parts.stopping = true;
     await Promise.race([server.stop(), Bun.sleep(8_000)]); // no new calls; those under way end
     await store.close();
     await new Promise(setImmediate); // by then the last lines are written

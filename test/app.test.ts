@@ -7,7 +7,9 @@ import { encode } from "gpt-tokenizer";
 import {
   type Article, loadApp, loadArticles, searchArticles, sqliteStore, StartError,
 } from "../main.ts";
-import { gateway, mint, ROOT, scratch, type ToolResult } from "./support.ts";
+import {
+  gateway, mint, rehearse, ROOT, scratch, startGateway, type ToolResult,
+} from "./support.ts";
 import { surfaceAccepted, surfaceNow } from "./surface.ts";
 
 const articles = await loadArticles(join(ROOT, "seed/articles.json"));
@@ -233,4 +235,12 @@ test("what a model has to read and type is short", async () => {
   const keys = Array.from({ length: 100 }, async () => (await room.enter()).session);
   const lengths = (await Promise.all(keys)).map(tokens).sort((a, b) => a - b);
   expect(lengths[95]).toBeLessThanOrEqual(16);
+});
+
+test("the three calls of seed/rehearsal.json are this app's, and the rehearsal holds", async () => {
+  const env = { DATABASE_URL: `sqlite:${join(await scratch(), "rehearsed.sqlite")}` };
+  const server = await startGateway(env, "main.ts");
+  const { out } = await rehearse(server.mcp, undefined, env);
+  expect(out).toEndWith("\n13 of 13 held.\n");
+  await server.stop();
 });

@@ -52,6 +52,7 @@ test("with nothing set it is a local server with a sign-in and a memory of its o
     databaseUrl: "sqlite:notebook.sqlite",
     sessionSecret: expect.stringMatching(/^[\w-]{43}$/),
     callsPerMinute: 120,
+    showsMenu: true,
   });
 });
 
@@ -115,6 +116,8 @@ test.each<[string, Env, object]>([
   ["what the Neon console prints", { DATABASE_URL: NEON }, { databaseUrl: NEON }],
   ["a SQLite file", { DATABASE_URL: "sqlite:/a/b.sqlite" }, { databaseUrl: "sqlite:/a/b.sqlite" }],
   ["SQLite in memory", { DATABASE_URL: "sqlite::memory:" }, { databaseUrl: "sqlite::memory:" }],
+  ["in public no menu before sign-in", PUBLIC, { showsMenu: false }],
+  ["a menu for everybody", { ...PUBLIC, DOOR_MENU: "1" }, { showsMenu: true }],
   ["one call a minute", { RATE_LIMIT_PER_MINUTE: "1" }, { callsPerMinute: 1 }],
 ])("accepted: %s", (_, env, expected) => {
   expect(read(env)).toMatchObject(expected);
@@ -135,12 +138,12 @@ test.each([
   "0.0.0.0", "::", "192.168.1.2", "128.0.0.1", "127.0.0", "2::1",
   "127.0.0.1.evil.com", "localhost.evil.com", "notlocalhost",
 ])("HOST=%s is public: nothing is assumed", (HOST) => {
-  expect(refusal({ HOST })).toContain("RESOURCE_URL");
+  expect(refusal({ HOST })).toContain("RESOURCE_URL takes");
 });
 
 test("NODE_ENV=production is public whatever HOST is, and no other NODE_ENV is", () => {
-  expect(refusal({ NODE_ENV: "production" })).toContain("RESOURCE_URL");
-  expect(refusal({ NODE_ENV: "production", HOST: "127.0.0.1" })).toContain("RESOURCE_URL");
+  expect(refusal({ NODE_ENV: "production" })).toContain("RESOURCE_URL takes");
+  expect(refusal({ NODE_ENV: "production", HOST: "127.0.0.1" })).toContain("RESOURCE_URL takes");
   expect(read({ NODE_ENV: "development" }).local).toBe(true);
 });
 
@@ -154,6 +157,8 @@ test.each(publicBy)("in public by %s, all five have to be set", (_, env) => {
   for (const name of Object.keys(FIVE)) {
     const message = refusal({ ...env, [name]: undefined });
     expect(message).toMatch(new RegExp(`^Cannot start: ${name} takes .+ \\(got nothing\\)\\.$`));
+    // at the first one that is missing, the whole list, and what made it public
+    for (const word of ["HOST", "NODE_ENV", ...Object.keys(FIVE)]) expect(message).toContain(word);
   }
 });
 
@@ -218,6 +223,8 @@ test.each<[string, string, Env]>([
   ["AUTH_SCOPES", "a line end", { AUTH_SCOPES: "a\n" }],
   ["AUTH_SCOPES", "beyond ASCII", { AUTH_SCOPES: "läsen" }],
 
+  ["DOOR_MENU", "a word", { DOOR_MENU: "yes" }],
+  ["DOOR_MENU", "zero, as if it were a switch", { ...PUBLIC, DOOR_MENU: "0" }],
   ["AUTH_DISABLED", "a word", { AUTH_DISABLED: "true" }],
   ["AUTH_DISABLED", "in public", { ...PUBLIC, AUTH_DISABLED: "1" }],
   ["AUTH_DISABLED", "in production", { ...FIVE, NODE_ENV: "production", AUTH_DISABLED: "1" }],

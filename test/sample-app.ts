@@ -27,6 +27,7 @@ export function write(state: Notebook, patch: { mood?: string | null | undefined
 export const sampleApp: App<Notebook> = {
   slug: "notebook",
   name: "Notebook",
+  about: "A notebook that your AI writes in for you. It knows what a few words mean.",
   scopes: { read: "read your notes", write: "write in your notebook, and erase it" },
   instructions: "A notebook, and the meaning of a few words.",
   rules: "1. What you say about a note comes from a tool's result.",

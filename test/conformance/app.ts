@@ -20,6 +20,7 @@ const SAID = {
 export const conformanceApp: App = {
   slug: "conformance",
   name: "Conformance",
+  about: "The tools that a conformance suite calls.",
   scopes: { read: "call the suite's tools", write: "change nothing, for there is nothing" },
   instructions: "The tools that a conformance suite calls.",
   rules: "1. This is a test.",
