@@ -294,13 +294,13 @@ test.skipIf(!TERMINAL)("at a terminal a person is told what to paste, and no sec
     for await (const chunk of child.stdout) screen += new TextDecoder().decode(chunk);
   })();
   const url = `http://localhost:${port}/mcp`;
-  await until(() => screen.includes('"arguments":{}'));
+  await until(() => screen.includes("in a browser"));
   for (const told of [
     `The Notebook is open at ${url}`,
     `sign-in   http://localhost:${port}/mock-auth (mock-auth.ts)`,
     "memory    sqlite::memory:",
     `claude mcp add --transport http notebook ${url}`,
-    `TOKEN=$(curl -s "http://localhost:${port}/mock-auth/token?`,
+    "any app       open the URL above in a browser",
   ]) expect(screen).toContain(told);
   expect(screen).not.toContain("hunter2");
   child.stdin.write("\u0003"); // Ctrl+C

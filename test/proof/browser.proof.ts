@@ -3,13 +3,14 @@
 // skipped, and says so. SHOTS=1 leaves pictures of the pages in SHOTS_DIR or /tmp/shots.
 
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { existsSync, mkdirSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import * as v2 from "@modelcontextprotocol/client";
 import { Client as ClientV1 } from "@modelcontextprotocol/sdk/client/index.js";
 import { StreamableHTTPClientTransport as TransportV1 } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
-import { type Browser, type BrowserContextOptions, chromium, type Page } from "playwright-core";
+import type { BrowserContextOptions, Page } from "playwright-core";
 import { freePort, scratch, startGateway } from "../support.ts";
+import { chromium, hasBrowser, inBrowser } from "./chromium.ts";
 
 // What is saved and read back below, with a tool of the sample app.
 const writes = (text: string) => ({ tool: "user_write", args: { notes: { a: text } } });
@@ -17,26 +18,15 @@ const written = (state: Record<string, any>): unknown => state.notes.a;
 
 setDefaultTimeout(30_000); // a browser on a busy machine
 
-const executablePath = process.env.CHROMIUM || "/usr/bin/chromium";
-const hasBrowser = existsSync(executablePath);
-if (!hasBrowser) console.error(`SKIPPED: the browser tests. There is no ${executablePath}; CHROMIUM names another Chromium.`);
+if (!hasBrowser) console.error("SKIPPED: the browser tests");
 
-let browser: Browser;
 let gateway: Awaited<ReturnType<typeof startGateway>>;
 const apps: HostApp[] = [];
 beforeAll(async () => {
-  if (!hasBrowser) return;
-  [browser, gateway] = await Promise.all([
-    chromium.launch({
-      executablePath,
-      args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-    }),
-    startGateway(),
-  ]);
+  if (hasBrowser) gateway = await startGateway();
 }, 60_000);
 afterAll(async () => {
   for (const app of apps) app.stop();
-  await browser?.close();
   await gateway?.stop();
 });
 
@@ -52,16 +42,6 @@ const byKeyboard = (name: string): Act => async (page) => {
   await page.keyboard.type(name); // the cursor is already where it belongs
   await page.keyboard.press("Enter");
 };
-async function inBrowser<T>(use: (page: Page) => Promise<T>, options: BrowserContextOptions = {}): Promise<T> {
-  const context = await browser.newContext(options);
-  try {
-    const page = await context.newPage();
-    page.setDefaultTimeout(8_000);
-    return await use(page);
-  } finally {
-    await context.close();
-  }
-}
 
 // ---- A host app: what it remembers, and the page that a browser comes back to ----
 
@@ -277,7 +257,7 @@ describe.skipIf(!hasBrowser)("on the consent page", () => {
   test("two apps that ask in the same browser, one beside the other, are both let in", async () => {
     const apps = [new HostApp(), new HostApp()];
     for (const app of apps) await expect(modern.connect(app)).rejects.toThrow();
-    const context = await browser.newContext();
+    const context = await (await chromium()).newContext();
     const pages: Page[] = [];
     for (const { authorizeUrl } of apps) {
       const page = await context.newPage();
