@@ -619,6 +619,7 @@ export async function mockAuth(options: MockAuthOptions): Promise<Handler> {
     [`POST ${base}/token`, (request) => exchange(service, request)],
     [`GET ${base}/jwks.json`, () => Response.json(jwksOf(service))],
     [`GET ${base}/token`, (_, query) => mint(service, query)],
+    [`GET ${base || "/"}`, () => new Response(deskHtml(service), { headers: HTML })],
   ]);
   return async (request) => {
     const url = URL.parse(request.url); // a Host can be anything
@@ -795,9 +796,17 @@ function consentHtml(service: Service, ask: Ask, ticket: string, filled?: Filled
     <button id="allow" name="decision" value="allow">Allow</button>
     <button id="deny" name="decision" value="deny" formnovalidate>Deny</button>
   </form>
-  <footer>This is a practice sign-in service. It asks for no password of yours: whoever you say
-    you are, you are.</footer>`);
+  <footer>${DESK}</footer>`);
 }
+
+const DESK = `This is the desk: a practice sign-in service, on the machine that the app itself runs
+  on, without accounts. It asks for no password of yours: whoever you say you are, you are.`;
+
+/** For a person who opens the issuer itself. */
+const deskHtml = ({ app }: Service) => frame("A practice sign-in service", `
+  <h1>Here people sign in to ${safe(app.name)}</h1>
+  <p>There is nothing to do on this page: your app opens the right one when it needs you.</p>
+  <footer>${DESK}</footer>`);
 
 function factsHtml({ app, resourceUrl }: Service, { client, redirectUri }: Ask): string {
   const to = new URL(redirectUri);

@@ -146,10 +146,21 @@ describe("the metadata", () => {
     expect([metadata.issuer, metadata.token_endpoint, metadata.jwks_uri]).toEqual([issuer, `${issuer}/token`, `${issuer}/jwks.json`]);
   });
 
-  test.each(["/", "/mcp", "/mock-auth", "/mock-auth/", "/mock-auth/nothing", "/.well-known/oauth-authorization-server", "/token", "/mock-auth/constructor", "/constructor"])(
+  test.each(["/", "/mcp", "/mock-auth/", "/mock-auth/nothing", "/.well-known/oauth-authorization-server", "/token", "/mock-auth/constructor", "/constructor"])(
     "%s is left to the gateway", async (path) => {
       expect(await local(new Request(`${ORIGIN}${path}`))).toBeUndefined();
     });
+
+  test.each([
+    ["mounted", ISSUER, "/mock-auth"],
+    ["on its own", "http://localhost:9000", "/"],
+  ])("%s, its issuer opened in a browser says what it is, and asks for nothing", async (_, issuer, path) => {
+    const page = await read(await send(await open({ issuer }), path));
+    expect(page.status).toBe(200);
+    for (const words of ["sign in to Notes", "This is the desk", "no password of yours"]) expect(page.text).toContain(words);
+    expect(page.elements.filter((tag) => /^(form|input|button|script|a)\b/.test(tag))).toEqual([]);
+    expect(page.headers.get("content-security-policy")).toContain("default-src 'none'");
+  });
 
   test.each([
     ["POST", "/.well-known/oauth-authorization-server/mock-auth", "GET"],
@@ -491,7 +502,7 @@ describe("the consent page", () => {
   });
 
   test("says what the app may do in the words of main.ts, and that this is a practice", () => {
-    for (const words of ["Let A test app use Notes", APP.scopes.read, APP.scopes.write, `Notes at ${RESOURCE}`, "It asks for no password"]) expect(openPage.text).toContain(words);
+    for (const words of ["Let A test app use Notes", APP.scopes.read, APP.scopes.write, `Notes at ${RESOURCE}`, "This is the desk", "It asks for no password"]) expect(openPage.text).toContain(words);
   });
 
   test("says where the answer goes: a host, this machine, or an app's own scheme", async () => {
