@@ -2,7 +2,7 @@
 //
 // A person pastes one URL into Claude, ChatGPT, Claude Code or Cursor and clicks Authorize once.
 // From then on the model reads the names of our tools, decides which to call, and speaks the
-// results back.
+// results back. In a browser, the same URL shows a person the way in, and what the AI does.
 //
 //   $ bun run main.ts
 //
@@ -12,7 +12,7 @@
 //
 //   1. Run it unchanged, connect a host app, and ask it to open the reading room.
 //   2. Rewrite section 1, and nothing below it: name, catalogue, what is kept, words, tools.
-//   3. Put your own entries into seed/.
+//   3. Put your own entries into seed/, and three calls of your tools into its rehearsal.json.
 //   4. Rewrite test/app.test.ts, the only test that knows your app, and `bun run surface`.
 //   5. `bun test`: what holds for every app has to hold for yours.
 //

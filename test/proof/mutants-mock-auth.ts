@@ -339,6 +339,9 @@ export const MOCK_AUTH_MUTANTS: Mutant[] = [
   quick("an error page's reason", "The reason: ${safe(problem)}.", "The reason: ${problem}."),
   quick("ticks that nobody set", "filled?.ticked ?? (asked.length > 0 ? asked : all)", "all"),
 
+  quick("an issuer that looks like nothing", "() => new Response(deskHtml(service)",
+    "() => new Response(errorHtml(base)"),
+
   // 11. Start
   program("a page elsewhere that gives its name our address",
     "if (!isLoopback(name)) return new Response", "if (false) return new Response"),
