@@ -81,3 +81,10 @@ export const sampleApp: App<Notebook> = {
     }),
   },
 };
+
+/** What seed/rehearsal.json is for your app. */
+export const sampleRehearsal = {
+  missing: { tool: "domain_get_word", args: { word: "moss" } },
+  read: { tool: "domain_get_word", args: { word: "fern" } },
+  save: { tool: "user_write", args: { mood: "calm", notes: { a: "as read" } } },
+};
