@@ -2,7 +2,7 @@
 //
 // A person pastes one URL into Claude, ChatGPT, Claude Code or Cursor and clicks Authorize once.
 // From then on the model reads the names of our tools, decides which to call, and speaks the
-// results back. In a browser, the same URL shows a person the way in, and what the AI does.
+// results back. In a browser, the URL shows a person the way in (and locally what the AI does).
 //
 //   $ bun run main.ts
 //
@@ -12,7 +12,7 @@
 //
 //   1. Run it unchanged, connect a host app, and ask it to open the reading room.
 //   2. Rewrite section 1, and nothing below it: name, catalogue, what is kept, words, tools.
-//   3. Put your own entries into seed/, and three calls of your tools into its rehearsal.json.
+//   3. Put your own entries into seed/, and three of your calls into its rehearsal.json.
 //   4. Rewrite test/app.test.ts, the only test that knows your app, and `bun run surface`.
 //   5. `bun test`: what holds for every app has to hold for yours.
 //
@@ -22,7 +22,7 @@
 //   4. Sessions         the short key
 //   5. The gate         every call of every tool passes here
 //   6. Common tools     begin_session, health, profile, state, actions, undo, forget, config
-//   7. HTTP             one URL and a handful of answers
+//   7. HTTP             one URL; for a person a page, with a board of the last calls
 //   8. Memory           change, receipt, undo, forget: one algorithm over any state
 //   9. Stores           SQLite locally, Postgres in production: single statements
 //  10. Start            the only section that runs by itself
@@ -326,7 +326,7 @@ type Config = ReturnType<typeof readConfig>;
 const LOOPBACK = /^(localhost|127(\.\d{1,3}){3}|\[?::1\]?)$/i;
 const SQLITE = /^sqlite:./;
 const WHOLE = /^[1-9]\d{0,8}$/;
-const SCOPES = /^[ !#-[\]-~]*$/; // RFC 6749, section 3.3
+const SCOPE_TEXT = /^[ !#-[\]-~]*$/; // RFC 6749, section 3.3
 
 /** A setting: the words say what it takes, here and in the line that refuses another value. */
 const takes = (words: string, fits: (value: string) => boolean) =>
@@ -351,7 +351,7 @@ function environment(local: boolean, tunnel: boolean) {
     ),
     AUTH_ISSUER: takes("the https URL of a sign-in service", isUrl),
     AUTH_JWKS_URL: takes("the https URL of its keys", isUrl),
-    AUTH_SCOPES: z.string().regex(SCOPES, "scopes separated by spaces"),
+    AUTH_SCOPES: z.string().regex(SCOPE_TEXT, "scopes separated by spaces"),
     AUTH_DISABLED: takes("1 locally without a public RESOURCE_URL, nothing elsewhere",
       (value) => value === "0" || (value === "1" && local && !tunnel)),
     DATABASE_URL: takes("postgres://…, postgresql://…, sqlite:PATH or sqlite::memory:", (value) =>
@@ -388,8 +388,8 @@ export function readConfig(env: Record<string, string | undefined>, slug: string
     const got = set[name] ?? "nothing";
     const isSecret = name in set && (/SECRET|DATABASE/.test(name) || got.includes("@"));
     const shown = isSecret ? "something else" : got.replace(/\s+/g, " ").slice(0, 100);
-    const also = local ? "" : `; HOST or NODE_ENV makes this public, where RESOURCE_URL, \
-AUTH_ISSUER, AUTH_JWKS_URL, DATABASE_URL and SESSION_SIGNING_SECRET have to be set`;
+    const also = local || name in set ? "" : `; HOST or NODE_ENV makes this public, where \
+RESOURCE_URL, AUTH_ISSUER, AUTH_JWKS_URL, DATABASE_URL and SESSION_SIGNING_SECRET have to be set`;
     throw new StartError(`Cannot start: ${name} takes ${message}${also} (got ${shown}).`);
   }
   return {
@@ -477,7 +477,7 @@ async function verifyToken(token: string, config: Config, keys: JWTVerifyGetKey)
   if (cnf !== undefined) throw new BadToken("cnf"); // bound to a key: RFC 9449, section 7.2
   // Some services say scp, or give a list: whatever names a limit counts.
   const named = [verified.payload.scope ?? [], scp ?? []].flat();
-  const isRead = named.every((one) => typeof one === "string" && SCOPES.test(one));
+  const isRead = named.every((one) => typeof one === "string" && SCOPE_TEXT.test(one));
   if (!isRead) throw new BadToken("scope"); // limits that we can't read
   // mock-auth.ts moves with its port or tunnel, and its people should not lose what they saved.
   const isMock = config.mockAuth || (config.local && config.issuer === "http://localhost:9000");
@@ -584,7 +584,7 @@ interface Parts {
   config: Config;
   store: Store;
   log(line: LogLine): void;
-  stopping?: boolean;
+  stopping?: boolean; // asked to end: seen in these very Parts, not in a copy
 }
 interface Server extends Parts {
   info: mcp.Implementation;
@@ -860,7 +860,7 @@ confirm it deletes nothing and returns a code; with the code, good for five minu
       }
       const message = `This erases the profile, all that is saved and the record of changes, for \
 good. Please ask the person first.`;
-      return { confirm: keys.make(purpose(await memory.row()), 300), message }; // seconds
+      return { message, confirm: keys.make(purpose(await memory.row()), 300) }; // seconds
     },
   }),
 });
@@ -883,7 +883,7 @@ const answer = (status: number, error: string, headers: Record<string, string> =
 export function createServer(parts: Parts, mockAuth?: Mounted) {
   const { app, config, store } = parts;
   const { name, slug, about } = app;
-  const recent: LogLine[] = []; // what the board begins with
+  const recent: LogLine[] = []; // the last lines, for the board
   const log = (line: LogLine) => {
     if (recent.push(line) > 200) recent.shift();
     parts.log(line);
@@ -907,12 +907,12 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
     if (MCP_PATH.test(path)) return serveMcp(request, arrived);
     const reads = /^(GET|HEAD)$/.test(request.method);
     const board = config.local && !config.tunnel && !isForwarded(request.headers);
-    switch (reads && path) {
+    switch (reads && path) { // false is none of these
       case "/.well-known/oauth-protected-resource":
       case "/.well-known/oauth-protected-resource/mcp": return Response.json(metadataOf(parts));
       case "/": return page();
       case "/door.json": return Response.json({ ...facts, board });
-      case "/board": if (board) return new Response(watch(recent, parts), EVENTS);
+      case "/board": if (board) return new Response(watch(recent, parts), EVENT_STREAM);
     }
     return answer(404, "not_found");
   }
@@ -1152,16 +1152,16 @@ connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-an
   const headers = { "Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": policy };
   return new Response(html.replaceAll("NONCE", nonce), { headers });
 }
-const EVENTS = { headers: { "Content-Type": "text/event-stream" } };
-/** The log as it is written, the last lines first. Who watches looks for themselves: the log knows
- *  nobody and waits for nobody, and a browser that sleeps misses what goes by. */
+const EVENT_STREAM = { headers: { "Content-Type": "text/event-stream" } };
+/** The log, from its last lines on. A board looks for new ones itself: the log knows nobody and
+ *  waits for nobody, and who falls behind (a tab that sleeps) misses what has gone by. */
 async function* watch(recent: LogLine[], parts: Parts) {
   let seen: LogLine | undefined;
   for (let look = 0; !parts.stopping; look++) {
-    const fresh = recent.slice(recent.lastIndexOf(seen!) + 1);
+    const fresh = recent.slice(recent.lastIndexOf(seen!) + 1); // all, when it has gone by
     seen = recent.at(-1);
     const text = fresh.map((line) => `data: ${JSON.stringify(line)}\n\n`).join("");
-    if (text || look % 300 === 0) yield text || ":\n\n"; // a sign of life every 15 seconds
+    if (text || look % 300 === 0) yield `${text}:\n\n`; // a sign of life every 15 seconds
     await Bun.sleep(50);
   }
 }
@@ -1650,7 +1650,7 @@ function greet({ slug, name }: App, config: Config) {
   memory    ${memory}
 
   Claude Code   claude mcp add --transport http ${slug} ${resourceUrl}
-  any app       open the URL above in a browser: it shows the way in, and what the AI does
+  any app       open the URL above in a browser: it shows the way in (and locally what the AI does)
 `);
 }
 function warn({ authDisabled, mockAuth, tunnel, resourceUrl, jwksUrl }: Config) {

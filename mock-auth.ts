@@ -778,6 +778,10 @@ async function makeKeyFile(file: string): Promise<string> {
 
 const safe = Bun.escapeHTML;
 
+const deskOf = ({ name }: Service["app"]) => `This is a practice sign-in service on the desk, the
+  machine that ${safe(name)} runs on: there are no accounts. It asks for no password of yours:
+  whoever you say you are, you are.`;
+
 function consentHtml(service: Service, ask: Ask, ticket: string, filled?: Filled): string {
   const { app, base, tunnel } = service;
   const name = safe(ask.client.name);
@@ -796,17 +800,14 @@ function consentHtml(service: Service, ask: Ask, ticket: string, filled?: Filled
     <button id="allow" name="decision" value="allow">Allow</button>
     <button id="deny" name="decision" value="deny" formnovalidate>Deny</button>
   </form>
-  <footer>${DESK}</footer>`);
+  <footer>${deskOf(app)}</footer>`);
 }
-
-const DESK = `This is the desk: a practice sign-in service, on the machine that the app itself runs
-  on, without accounts. It asks for no password of yours: whoever you say you are, you are.`;
 
 /** For a person who opens the issuer itself. */
 const deskHtml = ({ app }: Service) => frame("A practice sign-in service", `
   <h1>Here people sign in to ${safe(app.name)}</h1>
-  <p>There is nothing to do on this page: your app opens the right one when it needs you.</p>
-  <footer>${DESK}</footer>`);
+  <p>There is nothing to do here: Claude, or what else you connect, opens the right page itself.</p>
+  <footer>${deskOf(app)}</footer>`);
 
 function factsHtml({ app, resourceUrl }: Service, { client, redirectUri }: Ask): string {
   const to = new URL(redirectUri);

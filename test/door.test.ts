@@ -245,7 +245,7 @@ describe("The board of a gateway in a process of its own", () => {
     await response.text();
   };
 
-  test("asked by HEAD it is there, and keeps nobody", async () => {
+  test("asked by HEAD it is there", async () => {
     const response = await fetch(`${live.url}/board`, { method: "HEAD" });
     expect([response.status, await response.text()]).toEqual([200, ""]);
   });

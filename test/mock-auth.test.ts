@@ -157,7 +157,7 @@ describe("the metadata", () => {
   ])("%s, its issuer opened in a browser says what it is, and asks for nothing", async (_, issuer, path) => {
     const page = await read(await send(await open({ issuer }), path));
     expect(page.status).toBe(200);
-    for (const words of ["sign in to Notes", "This is the desk", "no password of yours"]) expect(page.text).toContain(words);
+    for (const words of ["sign in to Notes", "on the desk, the machine that Notes runs on", "no password of yours"]) expect(page.text).toContain(words);
     expect(page.elements.filter((tag) => /^(form|input|button|script|a)\b/.test(tag))).toEqual([]);
     expect(page.headers.get("content-security-policy")).toContain("default-src 'none'");
   });
@@ -502,7 +502,7 @@ describe("the consent page", () => {
   });
 
   test("says what the app may do in the words of main.ts, and that this is a practice", () => {
-    for (const words of ["Let A test app use Notes", APP.scopes.read, APP.scopes.write, `Notes at ${RESOURCE}`, "This is the desk", "It asks for no password"]) expect(openPage.text).toContain(words);
+    for (const words of ["Let A test app use Notes", APP.scopes.read, APP.scopes.write, `Notes at ${RESOURCE}`, "on the desk", "It asks for no password"]) expect(openPage.text).toContain(words);
   });
 
   test("says where the answer goes: a host, this machine, or an app's own scheme", async () => {

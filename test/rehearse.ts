@@ -3,8 +3,8 @@
 // a transcript to read aloud. It ends with code 1 if something got through. (PACE is the pause
 // before each step, in milliseconds.)
 //
-// It works for any app: three calls that only the app can name are in seed/rehearsal.json. Its two
-// readers are its own, and are erased at the end.
+// It works for any app: three calls that only the app can name are in seed/rehearsal.json. The two
+// people are its own, and are erased at the end.
 
 import { Database } from "bun:sqlite";
 import { existsSync, renameSync } from "node:fs";
@@ -35,19 +35,27 @@ function giveUp(problem: string): never {
   console.error(`The rehearsal can't begin: ${problem}.`);
   process.exit(1);
 }
-const door = await fetch(new URL("/door.json", at)).then(
-  (response) => response.json() as Promise<Door>,
-  () => giveUp(`nobody answers at ${at}. Start the server first: bun run main.ts`),
-);
+const door = await readDoor();
+async function readDoor(): Promise<Door> {
+  const where = URL.parse("/door.json", at) ?? giveUp(`${at} is no URL`);
+  const response = await fetch(where).catch(() =>
+    giveUp(`nobody answers at ${at}. Start the server, or say where it is: \
+bun run rehearse http://localhost:8000/mcp`));
+  const found = (await response.json().catch(() => undefined)) as Door | undefined;
+  if (found?.url && found.signIn !== undefined) return found;
+  return giveUp(`what answers at ${at} is no gateway of this kind`);
+}
 
-// ---- Readers, and the chats of a model ----
+// ---- Two people, and the chats of a model ----
 
 const ADA = "rehearsal-ada";
 const BEN = "rehearsal-ben";
 const secrets = new Map<string, string>(); // what the transcript says instead
 
 async function tokenOf(sub: string): Promise<string> {
-  if (!door.signIn) giveUp("sign-in is off (AUTH_DISABLED), and it needs two readers");
+  if (!door.signIn) giveUp("sign-in is off (AUTH_DISABLED), and it needs two people");
+  const isOpen = door.url.startsWith("https:");
+  if (isOpen) giveUp(`others reach this server (${door.url}), and it plays on this machine alone`);
   const mint = `${door.signIn}/token?sub=${sub}&aud=${door.url}`;
   const response = await fetch(mint).catch(() => undefined);
   const text = (await response?.text()) ?? "nothing";
@@ -68,8 +76,9 @@ async function newChat(token: string) {
 type Chat = Awaited<ReturnType<typeof newChat>>;
 
 /** What an opening of a visit gives; `whose` names the key in the transcript. */
-function keyIn({ structuredContent }: Result, whose: string): string {
-  const { session } = structuredContent!;
+function keyIn({ structuredContent, content }: Result, whose: string): string {
+  if (!structuredContent) throw new Error(`begin_session says: ${content[0]?.text}`);
+  const { session } = structuredContent;
   secrets.set(session, whose);
   return session;
 }
@@ -85,18 +94,19 @@ interface Step {
   title: string;
   rule: string;
   /** Whether the answer is what the rule wants. */
-  holds(result: Result, text: string): boolean;
+  holds(result: Result, text: string): boolean | Promise<boolean>;
 }
 async function tries(ask: Chat, tool: string, args: object, { title, rule, holds }: Step) {
   await Bun.sleep(Number(PACE));
   const result = await ask(tool, args);
   const text = result.content.map((part) => part.text).join(" ");
-  const isHeld = holds(result, text);
+  const isHeld = await holds(result, text);
   if (!isHeld) count.broken++;
   const told = hide(result.structuredContent?.summary ?? text);
+  const short = told.length > 300 ? `${told.slice(0, 299)}…` : told;
   print("", `${++count.steps}. ${title}`,
     `   it tried    ${tool} ${hide(JSON.stringify(args))}`,
-    `   came back   ${result.isError ? "an error: " : ""}${told.slice(0, 300)}`,
+    `   came back   ${result.isError ? "an error: " : ""}${short}`,
     `   ${isHeld ? "held        " : "NOT HELD    "}${rule}`);
   return result;
 }
@@ -116,28 +126,36 @@ const FAIL = "Fail closed: it says so in words that make the model stop, and inv
 
 // ---- The store, stopped in the middle ----
 
+const FILE = (DATABASE_URL || `sqlite:${door.slug}.sqlite`).replace("sqlite:", "");
+const MOVED = `${FILE}.moved-by-the-rehearsal`;
 const KNOWN = `select 1 from users where id like '%|${ADA}'`; // she is in the middle of a visit
 
-/** Stops the running gateway's store, and gives what starts it again; or says why it can't. */
-async function stopStore(kind: string): Promise<string | (() => Promise<void>)> {
+/** Starts again what `stopStore` stopped; does nothing when nothing is. */
+let startStore = async (): Promise<unknown> => undefined;
+
+/** Stops the running gateway's store, or says why it can't. */
+async function stopStore(kind: string): Promise<string | undefined> {
   if (kind === "postgres") {
     const { hostname = "" } = URL.parse(DATABASE_URL ?? "") ?? {};
     const isHere = /^(localhost|127\.0\.0\.1|\[::1\])$/.test(hostname);
     if (!isHere) return "DATABASE_URL names no Postgres on this machine"; // others may use it
     const sql = postgres(DATABASE_URL!, { max: 1, onnotice: () => {} });
-    const close = () => sql.end({ timeout: 1 });
+    startStore = () => sql.end({ timeout: 1 }); // its lock ends with it
     const known = await sql.unsafe(KNOWN).catch(() => []);
-    if (known.length === 0) return close().then(() => "DATABASE_URL is not the server's");
+    if (known.length === 0) return startStore().then(() => "DATABASE_URL is not the server's");
     await sql.unsafe("begin; lock table user_state in access exclusive mode");
-    return close;
+    return undefined;
   }
-  const file = (DATABASE_URL || `sqlite:${door.slug}.sqlite`).replace("sqlite:", "");
-  if (!existsSync(file) || !isKnownIn(file)) return `${file} is not what the server keeps`;
-  const moved = `${file}.moved-by-the-rehearsal`;
-  const back = () => existsSync(moved) && renameSync(moved, file);
-  for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => (back(), process.exit(1)));
-  renameSync(file, moved);
-  return async () => void back();
+  if (!existsSync(FILE) || !isKnownIn(FILE)) {
+    return `${FILE} is not what the server keeps. Start the rehearsal in the server's folder, with \
+its DATABASE_URL; a memory that is no file can't be stopped`;
+  }
+  print("", `   (For this, ${FILE} is called ${MOVED} for a moment.)`);
+  startStore = async () => { // never over a file that somebody made meanwhile
+    if (existsSync(MOVED) && !existsSync(FILE)) renameSync(MOVED, FILE);
+  };
+  renameSync(FILE, MOVED);
+  return undefined;
 }
 function isKnownIn(file: string): boolean {
   try {
@@ -151,26 +169,23 @@ function isKnownIn(file: string): boolean {
 async function withoutStore(ask: Chat, session: string): Promise<void> {
   const title = "The memory is gone in the middle of the visit";
   const { structuredContent } = await ask("health", {});
-  const start = await stopStore(structuredContent!.store);
-  if (typeof start === "string") return notShown(title, start);
-  try {
-    const holds = isRefused(/ can't continue right now\./);
-    await tries(ask, "user_get_state", { session }, { title, rule: FAIL, holds });
-    await Bun.sleep(Number(PACE));
-  } finally {
-    await start();
-  }
+  const reason = await stopStore(structuredContent!.store);
+  if (reason) return notShown(title, reason);
+  const holds = isRefused(/ can't continue right now\./);
+  await tries(ask, "user_get_state", { session }, { title, rule: FAIL, holds });
+  await Bun.sleep(Number(PACE));
+  await startStore();
   await tries(ask, "user_get_state", { session }, {
     title: "The memory is back, and the visit goes on",
-    rule: "The key is no row in a database, and what was kept is where it was.",
+    rule: "The same key still opens it: a key is no row in a database.",
     holds: isFine,
   });
 }
 
 // ---- The story ----
 
-/** @returns the key of the visit that it opens in the end. */
-async function carelessly(ask: Chat, ben: Chat): Promise<string> {
+/** @returns the key of the visit that it opens in the end, and what is kept by then. */
+async function carelessly(ask: Chat, ben: Chat): Promise<[session: string, state: unknown]> {
   await tries(ask, "user_get_state", {},
     { title: "It starts without begin_session", rule: GATE, holds: NO_KEY });
   await tries(ask, "user_get_state", { session: "abcdefgh1234567890" },
@@ -189,22 +204,29 @@ async function carelessly(ask: Chat, ben: Chat): Promise<string> {
     rule: PROVE,
     holds: isRefused(/^user_id is not known here/),
   });
-  return session;
+  return [session, opened.structuredContent?.state];
 }
 
 /** Reads, saves, and goes on in a chat that knows nothing of this one. */
-async function happily(ask: Chat, session: string, { read, save }: Script, token: string) {
+async function happily(ask: Chat, session: string, before: unknown, script: Script, token: string) {
+  const { read, save } = script;
   await tries(ask, read.tool, { session, ...read.args }, {
-    title: "It reads, and speaks from what it read",
-    rule: "The tool gives what its menu promises, and not a field more.",
+    title: "It looks something up, and speaks from what came back",
+    rule: "The app is asked in this chat: the model has something to speak from.",
     holds: isFine,
   });
-  const saved = await tries(ask, save.tool, { session, ...save.args }, {
-    title: "It saves where the reader stopped",
-    rule: "Kept for the person of the token, with a receipt that can be taken back.",
-    holds: isFine,
+  let kept: unknown;
+  await tries(ask, save.tool, { session, ...save.args }, {
+    title: "It saves something for the person",
+    rule: "It is kept for the person of the token, with a receipt to take it back by.",
+    holds: async ({ isError }) => {
+      const state = await ask("user_get_state", { session });
+      const list = await ask("user_list_actions", { session });
+      kept = state.structuredContent?.state;
+      const [receipt] = list.structuredContent?.actions ?? [];
+      return !isError && !Bun.deepEquals(kept, before) && receipt?.tool === save.tool;
+    },
   });
-  const kept = saved.structuredContent?.state;
   await tries(await newChat(token), "begin_session", {}, {
     title: "A brand-new chat, which knows nothing of this one, goes on from there",
     rule: "What is remembered is the person's, whatever app or chat they come with.",
@@ -212,16 +234,13 @@ async function happily(ask: Chat, session: string, { read, save }: Script, token
   });
 }
 
-async function forget(ask: Chat, title: string): Promise<void> {
+/** The first of the two calls that erase somebody; gives the second. */
+async function beginForgetting(ask: Chat) {
   const session = keyIn(await ask("begin_session", {}), "its key");
   const { structuredContent } = await ask("user_forget_me", { session });
   const { confirm } = structuredContent!;
   secrets.set(confirm, "the code");
-  await tries(ask, "user_forget_me", { session, confirm }, {
-    title,
-    rule: "Only a second call erases, with a code that is bound to what there is.",
-    holds: ({ structuredContent }) => structuredContent?.forgotten === true,
-  });
+  return { session, confirm };
 }
 
 /** The app's own three calls, if they are this app's. */
@@ -232,29 +251,46 @@ async function readScript(): Promise<Script | undefined> {
   return isOurs ? script : undefined;
 }
 
-async function rehearse(): Promise<void> {
-  const [adas, bens] = [await tokenOf(ADA), await tokenOf(BEN)];
-  print(`A careless model visits the ${door.name} at ${door.url}.`);
-  if (door.board) print(`Watch it on the board: ${new URL("/#board", door.url)}`);
-  const ask = await newChat(adas);
-  const askForBen = await newChat(bens);
-  const session = await carelessly(ask, askForBen);
+async function story(ask: Chat, ben: Chat, token: string): Promise<void> {
+  const [session, before] = await carelessly(ask, ben);
   const script = await readScript();
   const why = `${SCRIPT} has to name three calls of this app: missing, read and save`;
   if (script) {
     const { tool, args } = script.missing;
     await tries(ask, tool, { session, ...args }, {
       title: "It asks for what isn't there",
-      rule: FAIL,
+      rule: "An error that says so, and what there is: nothing to make up.",
       holds: ({ isError }) => isError === true,
     });
   } else notShown("It asks for what isn't there", why);
   await withoutStore(ask, session);
-  if (script) await happily(ask, session, script, adas);
-  else notShown("It reads and saves, and a brand-new chat goes on from there", why);
-  await forget(ask, "The reader wants to be forgotten");
-  await forget(askForBen, "So does Ben");
-
+  if (script) await happily(ask, session, before, script, token);
+  else notShown("It looks up and saves, and a brand-new chat goes on from there", why);
+  await tries(ask, "user_forget_me", await beginForgetting(ask), {
+    title: "The person wants to be forgotten, and the model asked them twice",
+    rule: "Only a second call erases, with a code that is bound to what there is.",
+    holds: ({ structuredContent }) => structuredContent?.forgotten === true,
+  });
+}
+async function rehearse(): Promise<void> {
+  if (existsSync(MOVED)) giveUp(`${MOVED} is there: another rehearsal is at it, or was killed. If \
+none is, stop the server and call that file ${FILE} again`);
+  const [adas, bens] = [await tokenOf(ADA), await tokenOf(BEN)];
+  print(`A careless model visits the ${door.name} at ${door.url}.`);
+  if (door.board) print(`Watch it on the board: ${new URL("/#board", door.url)}`);
+  const [ask, askForBen] = [await newChat(adas), await newChat(bens)];
+  const leave = async () => { // nothing is left behind, however it ends
+    await startStore();
+    for (const chat of [ask, askForBen]) await chat("user_forget_me", await beginForgetting(chat));
+  };
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) {
+    process.on(signal, async () => {
+      const end = "Broken off: the memory is where it was, and the two people are erased.";
+      await leave().then(() => print("", end), ({ message }) => print("", message));
+      process.exit(1);
+    });
+  }
+  await story(ask, askForBen, adas).finally(leave);
   const { steps, broken, missed } = count;
   const rest = missed > 0 ? ` ${missed} could not be shown here.` : "";
   print("", `${steps - missed - broken} of ${steps - missed} held.${rest}`);

@@ -169,21 +169,6 @@ export async function runToEnd(env: Record<string, string>, file = "test/sample-
   return { out, err, code: await child.exited };
 }
 
-/** `bun run rehearse` at full speed, with these three calls or those of seed/rehearsal.json. */
-export async function rehearse(url: string, script?: object, env: Record<string, string> = {}) {
-  const cwd = await scratch();
-  const file = join(cwd, "rehearsal.json");
-  if (script) await Bun.write(file, JSON.stringify(script));
-  const child = Bun.spawn(["bun", join(ROOT, "test/rehearse.ts"), url, ...(script ? [file] : [])], {
-    cwd,
-    env: { PATH: process.env.PATH!, PACE: "0", ...env },
-    stdout: "pipe",
-    stderr: "pipe",
-  });
-  const [out, err] = await Promise.all([child.stdout.text(), child.stderr.text()]);
-  return { out, err, code: await child.exited };
-}
-
 /** It ends with code 1 and one line on stderr, without the secret that a row may contain. */
 export async function expectRefusedStart(env: Record<string, string>, says: RegExp): Promise<void> {
   const { out, err, code } = await runToEnd(env);

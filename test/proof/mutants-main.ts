@@ -225,6 +225,8 @@ export const MAIN_MUTANTS: Mutant[] = [
     "recent.push(line);"),
   door("a line that comes again and again", "recent.lastIndexOf(seen!) + 1", "0"),
   door("a board that opens once something happens", "text || look % 300 === 0", "text"),
+  of("test/proof/door.proof.ts", "sign of life")("a quiet board that is cut",
+    "look % 300 === 0", "look === 0"),
   door("a line on the board and not in the log", "    parts.log(line);\n"),
   door("an end that waits for who watches", "look = 0; !parts.stopping; look++",
     "look = 0; ; look++"),

@@ -1,8 +1,83 @@
-// `bun run rehearse` on Postgres: the store is stopped by a lock that keeps everybody out.
+// `bun run rehearse` when it is broken off, where it must not play, and on Postgres, whose store is
+// stopped by a lock that keeps everybody out.
 
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
+import { sqliteStore } from "../../main.ts";
+import { atEnd } from "../cleanup.ts";
+import {
+  expectNothingLeft, fileOf, rehearse, sqliteEnv, startRehearsal,
+} from "../rehearsals.ts";
 import { sampleRehearsal } from "../sample-app.ts";
-import { postgresServer, rehearse, startGateway } from "../support.ts";
+import { freePort, postgresServer, startGateway, until } from "../support.ts";
+
+setDefaultTimeout(60_000); // milliseconds
+
+test.skipIf(process.platform === "win32").each(["SIGINT", "SIGTERM", "SIGHUP"] as const)(
+  "%s while the memory is gone brings it back, and erases the two people",
+  async (signal) => {
+    const env = await sqliteEnv();
+    const gateway = await startGateway(env);
+    const playing = startRehearsal(gateway.mcp, sampleRehearsal, { ...env, PACE: "100" });
+    const isGone = () => fetch(`${gateway.url}/health`).then(({ status }) => status === 503);
+    await until(isGone);
+    playing.child.kill(signal);
+    expect(await playing.child.exited).toBe(1);
+    expect((await playing.out).trim()).toEndWith("the memory is where it was, and the two people are erased.");
+    await expectNothingLeft(env);
+    expect((await fetch(`${gateway.url}/health`)).status).toBe(200);
+    await gateway.stop();
+  },
+);
+
+test("a file that another rehearsal left moved is not written over", async () => {
+  const env = await sqliteEnv();
+  const gateway = await startGateway(env);
+  const moved = `${fileOf(env)}.moved-by-the-rehearsal`;
+  await Bun.write(moved, "somebody's memory");
+  const { out, err, code } = await rehearse(gateway.mcp, sampleRehearsal, env);
+  expect({ out, code }).toEqual({ out: "", code: 1 });
+  expect(err).toContain(`${moved} is there: another rehearsal is at it, or was killed`);
+  expect(await Bun.file(moved).text()).toBe("somebody's memory");
+  await gateway.stop();
+});
+
+test("a file of that name that is not the server's is left where it is", async () => {
+  const gateway = await startGateway();
+  const other = await sqliteEnv();
+  await (await sqliteStore(fileOf(other))).close();
+  const { out, code } = await rehearse(gateway.mcp, sampleRehearsal, other);
+  expect(code).toBe(0);
+  expect(out.match(/NOT SHOWN .*/g)).toEqual([expect.stringContaining("is not what the server keeps")]);
+  await gateway.stop();
+});
+
+test.each<[string, () => Promise<string>, RegExp]>([
+  ["nobody", async () => `http://localhost:${await freePort()}/mcp`, /nobody answers at .*rehearse http/],
+  ["no URL", async () => "nonsense", /nonsense is no URL/],
+  ["a web page", async () => pageServer("<title>Hello</title>"), /is no gateway of this kind/],
+  ["another program's JSON", async () => pageServer('{"name":"it"}'), /is no gateway of this kind/],
+  ["no sign-in", () => gatewayWith({ AUTH_DISABLED: "1" }), /sign-in is off \(AUTH_DISABLED\)/],
+])("what it needs is said in a line: with %s", async (_, where, says) => {
+  const { out, err, code } = await rehearse(await where(), sampleRehearsal);
+  expect({ out, code }).toEqual({ out: "", code: 1 });
+  expect(err).toMatch(/^The rehearsal can't begin: [^\n]*\.\n$/);
+  expect(err).toMatch(says);
+});
+test("nor does it play where others come in: through a tunnel", async () => {
+  const gateway = await startGateway({ RESOURCE_URL: "https://tunnel.example/mcp" });
+  const { err } = await rehearse(gateway.mcp, sampleRehearsal);
+  expect(err).toContain("others reach this server (https://tunnel.example/mcp)");
+  await gateway.stop();
+});
+
+async function gatewayWith(env: Record<string, string>): Promise<string> {
+  return (await startGateway(env)).mcp;
+}
+async function pageServer(text: string): Promise<string> {
+  const server = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => new Response(text) });
+  atEnd(() => server.stop(true));
+  return `http://127.0.0.1:${server.port}/mcp`;
+}
 
 test("each step of the rehearsal is shown and holds, on Postgres", async () => {
   const server = await postgresServer();
@@ -11,9 +86,9 @@ test("each step of the rehearsal is shown and holds, on Postgres", async () => {
   const { out, err, code } = await rehearse(gateway.mcp, sampleRehearsal, env);
   expect({ err, code }).toEqual({ err: "", code: 0 });
   expect(out).toMatch(/The memory is gone.*\n.*\n.* can't continue right now\./);
-  expect(out).toEndWith("\n13 of 13 held.\n");
+  expect(out).toEndWith("\n12 of 12 held.\n");
   await gateway.stop();
-}, 60_000);
+});
 
 test("a Postgres that is not the server's is left alone, and so is one elsewhere", async () => {
   const server = await postgresServer();
@@ -26,4 +101,4 @@ test("a Postgres that is not the server's is left alone, and so is one elsewhere
     expect([code, out.match(/NOT SHOWN .*/g)]).toEqual([0, [expect.stringContaining(why)]]);
   }
   await other.stop();
-}, 60_000);
+});
