@@ -360,13 +360,14 @@ function environment(local: boolean, tunnel: boolean) {
       (value) => value.length >= 32 && value !== "replace-me-with-the-output-of-openssl-rand"),
     RATE_LIMIT_PER_MINUTE: wholeNumber(1_000_000),
     DOOR_MENU: z.literal("1", "1 or nothing").optional(),
+    slug: z.string().regex(/^[a-z][a-z0-9-]*$/, "lower case letters, digits and dashes"),
   });
 }
 
 /** @throws StartError naming the variable, what it takes and what it got. */
 export function readConfig(env: Record<string, string | undefined>, slug: string) {
   // HOST= is as good as unset.
-  const set = Object.fromEntries(Object.entries(env).filter(([, value]) => value));
+  const set = Object.fromEntries(Object.entries({ ...env, slug }).filter(([, value]) => value));
   const { HOST = "127.0.0.1", PORT = "8000", NODE_ENV, AUTH_ISSUER, AUTH_JWKS_URL } = set;
   const { RESOURCE_URL = `${URL.parse(`http://localhost:${PORT}`)?.origin}/mcp` } = set;
   const local = LOOPBACK.test(HOST) && NODE_ENV !== "production";
@@ -732,9 +733,6 @@ tool (but health) needs, the rules, the persona, and where the person left off. 
 minutes. ${instructions} ${FAIL_CLOSED}`;
 
 const string = z.string();
-const opening = { session: string, expires_in_seconds: z.int(), rules: string, persona: string };
-const profile = { email: string.min(1).nullable(), member_since: z.iso.datetime().nullable() };
-const action = { id: string, at: string, tool: string, summary: string, ref: string };
 
 const commonTools = (app: App, store: Store) => ({
   begin_session: tool({
@@ -743,7 +741,8 @@ const commonTools = (app: App, store: Store) => ({
     description: `Opens a visit. Returns the session key that the other tools need (it lasts 60 \
 minutes), the rules, the persona, and the person's saved state with a summary.`,
     input: {},
-    output: { ...opening, state: app.State, summary: string },
+    output: { session: string, expires_in_seconds: z.int(), rules: string, persona: string,
+      state: app.State, summary: string },
     reminder: "Say in one sentence where the person left off, then ask what they would like.",
     run: async (_, { keys, memory }: CallContext) => {
       const state = await memory.welcome();
@@ -793,7 +792,8 @@ minutes), the rules, the persona, and the person's saved state with a summary.`,
     description: `Returns the person's e-mail address, where the sign-in service tells it, and \
 since when they are known here.`,
     input: {},
-    output: { profile: z.strictObject(profile) },
+    output: { profile: z.strictObject({
+      email: string.min(1).nullable(), member_since: z.iso.datetime().nullable() }) },
     reminder: "This is all that is known about who the person is.",
     run: async (_, { person, memory }: CallContext) => {
       const row = await memory.row();
@@ -817,7 +817,8 @@ since when they are known here.`,
     annotations: READS,
     description: "Lists changes made for the person, newest first, each with its id.",
     input: { limit: z.int().min(1).max(100).default(20).describe("how many, 1 to 100") },
-    output: { actions: z.array(z.strictObject({ ...action, undone: z.boolean() })) },
+    output: { actions: z.array(z.strictObject({
+      id: string, at: string, tool: string, summary: string, ref: string, undone: z.boolean() })) },
     reminder: "These are the newest changes on record; there may be older ones.",
     run: async ({ limit }, { memory }: CallContext) => {
       const receipts = (await memory.row())?.receipts.slice(0, limit) ?? [];
@@ -986,7 +987,7 @@ function challenge(parts: Parts, error = "", hint = "", scopes = offeredScopes(p
 
 /** Headers that proxies add. One that adds none (nginx as it comes) can't be noticed. */
 const FORWARDED =
-  /^(forwarded|via|cdn-loop|.*ip|(x-(forwarded|original|real|envoy|amzn)|cf-|fly-|ngrok|tail).*)$/;
+  /forwarded|^(via$|cdn-loop|(x-(original|real|envoy|amzn)|cf|fly|ngrok|tailscale)-)|(-|client)ip$/;
 const isForwarded = (headers: Headers) => headers.keys().some((name) => FORWARDED.test(name));
 /** @throws Response, when nobody can be let in. */
 async function signIn(parts: Parts, check: ReturnType<typeof tokenCheck>, { headers }: Request) {
@@ -1149,8 +1150,9 @@ async function page() {
   const nonce = crypto.randomUUID();
   const policy = `default-src 'none'; script-src 'nonce-${nonce}'; style-src 'nonce-${nonce}'; \
 connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'`;
-  const headers = { "Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": policy };
-  return new Response(html.replaceAll("NONCE", nonce), { headers });
+  return new Response(html.replaceAll("NONCE", nonce), {
+    headers: { "Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": policy },
+  });
 }
 const EVENT_STREAM = { headers: { "Content-Type": "text/event-stream" } };
 /** The log, from its last lines on. A board looks for new ones itself: the log knows nobody and
@@ -1161,7 +1163,7 @@ async function* watch(recent: LogLine[], parts: Parts) {
     const fresh = recent.slice(recent.lastIndexOf(seen!) + 1); // all, when it has gone by
     seen = recent.at(-1);
     const text = fresh.map((line) => `data: ${JSON.stringify(line)}\n\n`).join("");
-    if (text || look % 300 === 0) yield `${text}:\n\n`; // a sign of life every 15 seconds
+    if (text || look % 100 === 0) yield `${text}:\n\n`; // a sign of life every 5 seconds
     await Bun.sleep(50);
   }
 }
@@ -1673,11 +1675,10 @@ async function serve(loadApp: () => Promise<App>) {
   }
   const app = await loadApp();
   const config = readConfig(process.env, app.slug);
-  const { databaseUrl } = config;
   const mock = config.mockAuth ? await import("./mock-auth.ts") : undefined;
   const mockAuth = await mock?.mockAuth({ ...config, app });
-  const opening = SQLITE.test(databaseUrl) ? sqliteStore(databaseUrl.slice("sqlite:".length))
-    : postgresStore(databaseUrl);
+  const opening = SQLITE.test(config.databaseUrl)
+    ? sqliteStore(config.databaseUrl.slice("sqlite:".length)) : postgresStore(config.databaseUrl);
   const store = await opening.catch((error) => {
     throw new StartError(`Cannot start: the database that DATABASE_URL names \
 can't be used (${nameOf(error)}).`);

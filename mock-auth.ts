@@ -648,7 +648,7 @@ export async function mockAuth(options: MockAuthOptions): Promise<Handler> {
 export function isForwarded(request: Request): boolean {
   return [...request.headers.keys()].some((name) => PROXIES.test(name));
 }
-const PROXIES =
+const PROXIES = // as in main.ts
   /forwarded|^(via$|cdn-loop|(x-(original|real|envoy|amzn)|cf|fly|ngrok|tailscale)-)|(-|client)ip$/;
 const FORWARDED = "this came through a proxy: start with the https RESOURCE_URL of the proxy";
 
@@ -860,7 +860,8 @@ const frame = (title: string, body: string) => `<!doctype html>
   input, button, fieldset { padding: .6rem .8rem; font: inherit; color: inherit;
     background: var(--paper); border: 1px solid var(--line); border-radius: 6px; }
   input { box-sizing: border-box; width: 100%; margin-top: .25rem; }
-  .box input { width: auto; accent-color: var(--accent); }
+  .box { display: flex; gap: .6rem; align-items: baseline; }
+  .box input { flex: none; width: auto; accent-color: var(--accent); }
   button { margin-right: .75rem; padding: .6rem 1.4rem; cursor: pointer; }
   #allow { color: var(--card); background: var(--accent); border-color: var(--accent); }
   :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }

@@ -56,6 +56,14 @@ test("with nothing set it is a local server with a sign-in and a memory of its o
   });
 });
 
+test.each(["Plant-Care", "plant care", "plant_care", "-plant", "a/b", "plänt"])(
+  "an app's slug of %p stops the start: scopes and files are named after it",
+  (slug) => {
+    const words = "slug takes lower case letters, digits and dashes";
+    expect(() => readConfig({}, slug)).toThrow(`Cannot start: ${words} (got ${slug}).`);
+  },
+);
+
 test("the local secret is another one at every start", () => {
   expect(read({}).sessionSecret).not.toBe(read({}).sessionSecret);
 });

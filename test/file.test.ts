@@ -69,6 +69,13 @@ test.each(["main.ts", "mock-auth.ts"])("importing %s does nothing", async (file)
   expect(done).toEqual({ out: "", err: "", code: 0, files: [] });
 });
 
+test("main.ts and mock-auth.ts know the same proxies", async () => {
+  const files = await Promise.all(["main.ts", "mock-auth.ts"].map(linesOf));
+  const [ours, theirs] = files.map((text) => pick(text, /^ {2}(\/forwarded\|.*\/);$/));
+  expect(ours).toHaveLength(1);
+  expect(theirs).toEqual(ours!);
+});
+
 test("four packages are all that runs", () => {
   const four = ["@modelcontextprotocol/server", "jose", "postgres", "zod"];
   expect(Object.keys(dependencies)).toEqual(four);

@@ -23,7 +23,7 @@ test("each step of the rehearsal is shown and holds", async () => {
   const log = () => gateway.out.text.trim().split("\n").map((line): LogLine => JSON.parse(line));
   await until(() => log().length >= 24);
   const came = log().map(({ sub, tool, outcome, why }) =>
-    [sub!.replace("rehearsal-", ""), tool, why ?? outcome].join(" "));
+    [sub!.replace(/-[0-9a-f]{4}$/, ""), tool, why ?? outcome].join(" "));
   expect(came).toEqual([
     "ada user_get_state session",
     "ada user_get_state session",
@@ -74,9 +74,9 @@ test("what can't be shown is said, and counted", async () => {
   const { out, code } = await rehearse(gateway.mcp, {});
   expect(code).toBe(0);
   expect(out.match(/NOT SHOWN .*/g)).toEqual([
-    expect.stringContaining("has to name three calls of this app"),
+    expect.stringContaining('rehearsal.json: "missing" has to name a tool of this app (got undefined)'),
     expect.stringContaining("notebook.sqlite is not what the server keeps"),
-    expect.stringContaining("has to name three calls of this app"),
+    expect.stringContaining('rehearsal.json: "missing" has to name a tool of this app (got undefined)'),
   ]);
   expect(out).toEndWith("\n6 of 6 held. 3 could not be shown here.\n");
   await gateway.stop();

@@ -4,10 +4,10 @@
 // before each step, in milliseconds.)
 //
 // It works for any app: three calls that only the app can name are in seed/rehearsal.json. The two
-// people are its own, and are erased at the end.
+// people are its own, new ones each time, and are erased at the end.
 
 import { Database } from "bun:sqlite";
-import { existsSync, renameSync } from "node:fs";
+import { existsSync, mkdirSync, renameSync, rmdirSync } from "node:fs";
 import { join } from "node:path";
 import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
 import postgres from "postgres";
@@ -27,12 +27,16 @@ interface Result {
 }
 type Script = Record<"missing" | "read" | "save", { tool: string; args: object }>;
 
-const { PORT = "8000", PACE = "1500", RESOURCE_URL, DATABASE_URL } = process.env;
-const [, , at = RESOURCE_URL ?? `http://localhost:${PORT}/mcp`, scriptFile] = process.argv;
+const { PORT, PACE = "1500", RESOURCE_URL, DATABASE_URL = "" } = process.env;
+const [, , given, scriptFile] = process.argv;
+const at = given || RESOURCE_URL || `http://localhost:${PORT || 8000}/mcp`;
 const SCRIPT = scriptFile ?? join(import.meta.dir, "../seed/rehearsal.json");
 
+/** What a server says could turn a terminal's text around. */
+const plain = (text: string) => text.replace(/(?!\n)\p{C}/gu, "");
+const print = (...lines: string[]) => console.log(plain(lines.join("\n")));
 function giveUp(problem: string): never {
-  console.error(`The rehearsal can't begin: ${problem}.`);
+  console.error(plain(`The rehearsal can't begin: ${problem}.`));
   process.exit(1);
 }
 const door = await readDoor();
@@ -42,20 +46,28 @@ async function readDoor(): Promise<Door> {
     giveUp(`nobody answers at ${at}. Start the server, or say where it is: \
 bun run rehearse http://localhost:8000/mcp`));
   const found = (await response.json().catch(() => undefined)) as Door | undefined;
-  if (found?.url && found.signIn !== undefined) return found;
-  return giveUp(`what answers at ${at} is no gateway of this kind`);
+  if (!found?.url || found.signIn === undefined) {
+    return giveUp(`what answers at ${at} is no gateway of this kind`);
+  }
+  if (!found.signIn) giveUp("sign-in is off (AUTH_DISABLED), and it needs two people");
+  // A token for somebody here goes nowhere else, whatever a server says of itself.
+  const ours = [new URL("/mock-auth", at).href, "http://localhost:9000"];
+  const isHere = ["localhost", "127.0.0.1", "[::1]"].includes(where.hostname);
+  if (!isHere || found.url !== new URL("/mcp", at).href || !ours.includes(found.signIn)) {
+    giveUp(`it plays with a server and a sign-in of this machine alone, and what answers at ${at} \
+calls itself ${found.url} and signs people in at ${found.signIn}`);
+  }
+  return found;
 }
 
 // ---- Two people, and the chats of a model ----
 
-const ADA = "rehearsal-ada";
-const BEN = "rehearsal-ben";
+const run = crypto.randomUUID().slice(0, 4);
+const ADA = `ada-${run}`;
+const BEN = `ben-${run}`;
 const secrets = new Map<string, string>(); // what the transcript says instead
 
 async function tokenOf(sub: string): Promise<string> {
-  if (!door.signIn) giveUp("sign-in is off (AUTH_DISABLED), and it needs two people");
-  const isOpen = door.url.startsWith("https:");
-  if (isOpen) giveUp(`others reach this server (${door.url}), and it plays on this machine alone`);
   const mint = `${door.signIn}/token?sub=${sub}&aud=${door.url}`;
   const response = await fetch(mint).catch(() => undefined);
   const text = (await response?.text()) ?? "nothing";
@@ -86,7 +98,6 @@ function keyIn({ structuredContent, content }: Result, whose: string): string {
 // ---- The transcript ----
 
 const count = { steps: 0, broken: 0, missed: 0 };
-const print = (...lines: string[]) => console.log(lines.join("\n"));
 const hide = (text: string) =>
   [...secrets].reduce((all, [secret, words]) => all.replaceAll(secret, `(${words})`), text);
 
@@ -128,7 +139,8 @@ const FAIL = "Fail closed: it says so in words that make the model stop, and inv
 
 const FILE = (DATABASE_URL || `sqlite:${door.slug}.sqlite`).replace("sqlite:", "");
 const MOVED = `${FILE}.moved-by-the-rehearsal`;
-const KNOWN = `select 1 from users where id like '%|${ADA}'`; // she is in the middle of a visit
+const KNOWN = `select 1 from users where id like '%|${ADA}'`; // she is in the middle of this visit
+const NOT_ITS = "DATABASE_URL is not the server's: start the rehearsal with the one that it has";
 
 /** Starts again what `stopStore` stopped; does nothing when nothing is. */
 let startStore = async (): Promise<unknown> => undefined;
@@ -136,25 +148,32 @@ let startStore = async (): Promise<unknown> => undefined;
 /** Stops the running gateway's store, or says why it can't. */
 async function stopStore(kind: string): Promise<string | undefined> {
   if (kind === "postgres") {
-    const { hostname = "" } = URL.parse(DATABASE_URL ?? "") ?? {};
+    const { hostname = "" } = URL.parse(DATABASE_URL) ?? {};
     const isHere = /^(localhost|127\.0\.0\.1|\[::1\])$/.test(hostname);
     if (!isHere) return "DATABASE_URL names no Postgres on this machine"; // others may use it
-    const sql = postgres(DATABASE_URL!, { max: 1, onnotice: () => {} });
+    const sql = postgres(DATABASE_URL, { max: 1, onnotice: () => {} });
     startStore = () => sql.end({ timeout: 1 }); // its lock ends with it
     const known = await sql.unsafe(KNOWN).catch(() => []);
-    if (known.length === 0) return startStore().then(() => "DATABASE_URL is not the server's");
-    await sql.unsafe("begin; lock table user_state in access exclusive mode");
-    return undefined;
+    if (known.length === 0) return startStore().then(() => NOT_ITS);
+    // Others wait behind it, so it waits for nobody, and ends even if we hang.
+    const locked = await sql.unsafe(`
+      set lock_timeout = '1s'; set idle_in_transaction_session_timeout = '20s';
+      begin; lock table user_state in access exclusive mode`).catch(() => undefined);
+    return locked ? undefined : startStore().then(() => "somebody else is at its table");
   }
+  if (DATABASE_URL && !DATABASE_URL.startsWith("sqlite:")) return NOT_ITS;
   if (!existsSync(FILE) || !isKnownIn(FILE)) {
     return `${FILE} is not what the server keeps. Start the rehearsal in the server's folder, with \
 its DATABASE_URL; a memory that is no file can't be stopped`;
   }
   print("", `   (For this, ${FILE} is called ${MOVED} for a moment.)`);
-  startStore = async () => { // never over a file that somebody made meanwhile
-    if (existsSync(MOVED) && !existsSync(FILE)) renameSync(MOVED, FILE);
+  startStore = async () => {
+    if (!existsSync(MOVED)) return;
+    rmdirSync(FILE);
+    renameSync(MOVED, FILE);
   };
   renameSync(FILE, MOVED);
+  mkdirSync(FILE); // so that a server that is started meanwhile makes no new memory there
   return undefined;
 }
 function isKnownIn(file: string): boolean {
@@ -243,29 +262,32 @@ async function beginForgetting(ask: Chat) {
   return { session, confirm };
 }
 
-/** The app's own three calls, if they are this app's. */
-async function readScript(): Promise<Script | undefined> {
-  const script = await Bun.file(SCRIPT).json().catch(() => ({}));
-  const acts = [script.missing, script.read, script.save];
-  const isOurs = acts.every((act) => door.tools?.some(({ name }) => name === act?.tool));
-  return isOurs ? script : undefined;
+/** The app's own three calls, or why they can't be made. */
+async function readScript(): Promise<Script | string> {
+  const script = await Bun.file(SCRIPT).json().catch(() => undefined);
+  if (!script) return `${SCRIPT} is missing, or is not JSON`;
+  for (const name of ["missing", "read", "save"]) {
+    const tool = script[name]?.tool;
+    const isOurs = door.tools?.some((one) => one.name === tool);
+    if (!isOurs) return `${SCRIPT}: "${name}" has to name a tool of this app (got ${tool})`;
+  }
+  return script;
 }
 
 async function story(ask: Chat, ben: Chat, token: string): Promise<void> {
   const [session, before] = await carelessly(ask, ben);
   const script = await readScript();
-  const why = `${SCRIPT} has to name three calls of this app: missing, read and save`;
-  if (script) {
+  if (typeof script !== "string") {
     const { tool, args } = script.missing;
     await tries(ask, tool, { session, ...args }, {
       title: "It asks for what isn't there",
       rule: "An error that says so, and what there is: nothing to make up.",
       holds: ({ isError }) => isError === true,
     });
-  } else notShown("It asks for what isn't there", why);
+  } else notShown("It asks for what isn't there", script);
   await withoutStore(ask, session);
-  if (script) await happily(ask, session, before, script, token);
-  else notShown("It looks up and saves, and a brand-new chat goes on from there", why);
+  if (typeof script !== "string") await happily(ask, session, before, script, token);
+  else notShown("It looks up and saves, and a brand-new chat goes on from there", script);
   await tries(ask, "user_forget_me", await beginForgetting(ask), {
     title: "The person wants to be forgotten, and the model asked them twice",
     rule: "Only a second call erases, with a code that is bound to what there is.",
@@ -274,7 +296,7 @@ async function story(ask: Chat, ben: Chat, token: string): Promise<void> {
 }
 async function rehearse(): Promise<void> {
   if (existsSync(MOVED)) giveUp(`${MOVED} is there: another rehearsal is at it, or was killed. If \
-none is, stop the server and call that file ${FILE} again`);
+none is, remove the empty folder ${FILE}, and give the file that name again`);
   const [adas, bens] = [await tokenOf(ADA), await tokenOf(BEN)];
   print(`A careless model visits the ${door.name} at ${door.url}.`);
   if (door.board) print(`Watch it on the board: ${new URL("/#board", door.url)}`);
@@ -283,7 +305,7 @@ none is, stop the server and call that file ${FILE} again`);
     await startStore();
     for (const chat of [ask, askForBen]) await chat("user_forget_me", await beginForgetting(chat));
   };
-  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) {
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"]) {
     process.on(signal, async () => {
       const end = "Broken off: the memory is where it was, and the two people are erased.";
       await leave().then(() => print("", end), ({ message }) => print("", message));

@@ -43,7 +43,7 @@ export const PROXY_HEADERS = [
   "Forwarded", "X-Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto",
   "X-Forwarded-Server", "X-Original-Host", "X-Original-Forwarded-For", "X-Real-IP", "X-Real-Port",
   "X-Envoy-External-Address", "X-Client-IP", "X-Cluster-Client-IP", "X-Azure-ClientIP",
-  "X-ProxyUser-Ip", "X-NF-Client-Connection-IP", "X-Appengine-User-Ip", "X-Amzn-Trace-Id",
+  "X-ProxyUser-Ip", "X-Vercel-Forwarded-For", "X-Http-Forwarded-For", "X-NF-Client-Connection-IP", "X-Appengine-User-Ip", "X-Amzn-Trace-Id",
   "CF-Connecting-IP", "CF-Ray", "CDN-Loop", "Client-IP", "True-Client-IP", "Fastly-Client-IP",
   "Fly-Client-IP", "Ngrok-Trace-Id", "Ngrok-Agent-Ips", "Tailscale-User-Login", "Via",
 ];

@@ -2,13 +2,16 @@
 // stopped by a lock that keeps everybody out.
 
 import { expect, setDefaultTimeout, test } from "bun:test";
+import { renameSync, rmdirSync } from "node:fs";
 import { sqliteStore } from "../../main.ts";
 import { atEnd } from "../cleanup.ts";
 import {
   expectNothingLeft, fileOf, rehearse, sqliteEnv, startRehearsal,
 } from "../rehearsals.ts";
 import { sampleRehearsal } from "../sample-app.ts";
-import { freePort, postgresServer, startGateway, until } from "../support.ts";
+import {
+  expectRefusedStart, freePort, personAt, postgresServer, startGateway, until,
+} from "../support.ts";
 
 setDefaultTimeout(60_000); // milliseconds
 
@@ -41,6 +44,52 @@ test("a file that another rehearsal left moved is not written over", async () =>
   await gateway.stop();
 });
 
+test("a server that is started while the memory is gone does not start, and nothing is lost", async () => {
+  const env = { ...(await sqliteEnv()), PORT: String(await freePort()) };
+  const first = await startGateway(env);
+  await (await personAt(first, "ada"))("user_write", { mood: "calm" });
+  const playing = startRehearsal(first.mcp, sampleRehearsal, { ...env, PACE: "100" });
+  await until(() => fetch(`${first.url}/health`).then(({ status }) => status === 503));
+  playing.child.kill("SIGKILL");
+  await first.stop();
+  await expectRefusedStart({ DATABASE_URL: env.DATABASE_URL }, /the database .* can't be used/);
+  rmdirSync(fileOf(env)); // as the next rehearsal says
+  renameSync(`${fileOf(env)}.moved-by-the-rehearsal`, fileOf(env));
+  const second = await startGateway(env);
+  const { state } = (await (await personAt(second, "ada"))("user_get_state")).structuredContent!;
+  expect(state.mood).toBe("calm");
+  await second.stop();
+});
+
+test("no token goes to a server that says it is somebody else's", async () => {
+  const gateway = await startGateway();
+  const heard: string[] = [];
+  const hostile = Bun.serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    fetch: async (request) => {
+      heard.push(request.headers.get("authorization") ?? "");
+      const signIn = `${gateway.url}/mock-auth/token?sub=ada&aud=${gateway.mcp}#`;
+      return Response.json({ name: "\u001b[2J", url: new URL("/mcp", request.url).href, signIn });
+    },
+  });
+  atEnd(() => hostile.stop(true));
+  const { out, err } = await rehearse(`http://127.0.0.1:${hostile.port}/mcp`, sampleRehearsal);
+  expect([out, heard.join("")]).toEqual(["", ""]);
+  expect(err).toContain("of this machine alone");
+  await gateway.stop();
+});
+
+test("a password in DATABASE_URL is not read aloud", async () => {
+  const env = await sqliteEnv();
+  const gateway = await startGateway(env);
+  const DATABASE_URL = "postgresql://owner:hunter2@ep-x.aws.neon.tech/neondb";
+  const { out, err } = await rehearse(gateway.mcp, sampleRehearsal, { DATABASE_URL });
+  expect(out).toContain("NOT SHOWN   DATABASE_URL is not the server's");
+  expect(out + err).not.toContain("hunter2");
+  await gateway.stop();
+});
+
 test("a file of that name that is not the server's is left where it is", async () => {
   const gateway = await startGateway();
   const other = await sqliteEnv();
@@ -66,7 +115,7 @@ test.each<[string, () => Promise<string>, RegExp]>([
 test("nor does it play where others come in: through a tunnel", async () => {
   const gateway = await startGateway({ RESOURCE_URL: "https://tunnel.example/mcp" });
   const { err } = await rehearse(gateway.mcp, sampleRehearsal);
-  expect(err).toContain("others reach this server (https://tunnel.example/mcp)");
+  expect(err).toContain("calls itself https://tunnel.example/mcp");
   await gateway.stop();
 });
 
@@ -95,6 +144,7 @@ test("a Postgres that is not the server's is left alone, and so is one elsewhere
   const other = await startGateway({ DATABASE_URL: await server.database() });
   for (const [DATABASE_URL, why] of [
     [await server.database(), "is not the server's"],
+    ["sqlite:nothing-here.sqlite", "names no Postgres on this machine"],
     ["postgres://reader@db.example.com/app", "names no Postgres on this machine"],
   ] as const) {
     const { out, code } = await rehearse(other.mcp, sampleRehearsal, { DATABASE_URL });

@@ -110,7 +110,7 @@ async function screenOf(DATABASE_URL: string): Promise<string> {
   const reading = (async () => {
     for await (const chunk of child.stdout) screen += new TextDecoder().decode(chunk);
   })();
-  await until(() => screen.includes('"arguments":{}'));
+  await until(() => screen.includes("in a browser"));
   child.stdin.write("\u0003");
   child.stdin.flush();
   await child.exited;
