@@ -17,7 +17,7 @@ describe.concurrent("The rehearsal", () => {
     const { out, err, code } = await rehearse(gateway.mcp, sampleRehearsal, env);
     expect({ err, code }).toEqual({ err: "", code: 0 });
     expect(out).not.toMatch(/NOT (HELD|SHOWN)/);
-    expect(out).toEndWith("\n12 of 12 held.\n");
+    expect(out).toEndWith(" 12 of 12 held.\n");
     expect(out).not.toMatch(/"(session|confirm)":"(?!\(|abcdefgh1234567890)/); // no key of anybody
     await expectNothingLeft(env);
 
@@ -65,7 +65,7 @@ describe.concurrent("The rehearsal", () => {
     const { out, code } = await rehearse(gateway.mcp, { ...sampleRehearsal, ...changed }, env);
     expect(code).toBe(1);
     expect(out).toMatch(new RegExp(`${title}.*\n.*\n.*\n {3}NOT HELD`));
-    expect(out).toEndWith("\n11 of 12 held.\n");
+    expect(out).toEndWith(" 11 of 12 held.\n");
     await expectNothingLeft(env);
     await gateway.stop();
   });
@@ -79,7 +79,7 @@ describe.concurrent("The rehearsal", () => {
       expect.stringContaining("notebook.sqlite is not what the server keeps"),
       expect.stringContaining('rehearsal.json: "missing" has to name a tool of this app (got undefined)'),
     ]);
-    expect(out).toEndWith("\n6 of 6 held. 3 could not be shown here.\n");
+    expect(out).toEndWith(" 6 of 6 held. 3 could not be shown here.\n");
     await gateway.stop();
   });
 });

@@ -7,8 +7,10 @@
 // people are its own, new ones each time, and are erased at the end.
 
 import { Database } from "bun:sqlite";
-import { existsSync, mkdirSync, renameSync, rmdirSync } from "node:fs";
-import { join } from "node:path";
+import {
+  existsSync, mkdirSync, readFileSync, renameSync, rmdirSync, rmSync, statSync, writeFileSync,
+} from "node:fs";
+import { dirname, join } from "node:path";
 import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
 import postgres from "postgres";
 
@@ -39,12 +41,43 @@ function giveUp(problem: string): never {
   console.error(plain(`The rehearsal can't begin: ${problem}.`));
   process.exit(1);
 }
+const LEFT = ".moved-by-the-rehearsal";
+repairAll();
+/** What a rehearsal that was killed left: the memory gets its name back. */
+function repairAll(): void {
+  const folder = dirname(DATABASE_URL.replace(/^sqlite:/, "") || ".");
+  if (!existsSync(folder)) return;
+  for (const name of new Bun.Glob(`*${LEFT}`).scanSync(folder)) {
+    const moved = join(folder, name);
+    const file = moved.slice(0, -LEFT.length);
+    const pid = existsSync(join(file, "process")) && readFileSync(join(file, "process"), "utf8");
+    if (pid && isRunning(Number(pid))) giveUp(`another rehearsal is at it (process ${pid})`);
+    putBack(moved, file);
+    print(`(A rehearsal was killed, and ${file} was gone: it is back.)`);
+  }
+}
+function isRunning(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch {
+    return false;
+  }
+}
+/** Nothing that somebody else put in the folder is removed: then this says so. */
+function putBack(moved: string, file: string): void {
+  if (existsSync(file)) {
+    if (!statSync(file).isDirectory()) giveUp(`both ${file} and ${moved} are there: keep one`);
+    rmSync(join(file, "process"), { force: true });
+    rmdirSync(file);
+  }
+  renameSync(moved, file);
+}
+
 const door = await readDoor();
 async function readDoor(): Promise<Door> {
   const where = URL.parse("/door.json", at) ?? giveUp(`${at} is no URL`);
   const response = await fetch(where).catch(() =>
-    giveUp(`nobody answers at ${at}. Start the server, or say where it is: \
-bun run rehearse http://localhost:8000/mcp`));
+    giveUp(`nobody answers at ${at}. Start the server, or say by PORT or by URL where it is`));
   const found = (await response.json().catch(() => undefined)) as Door | undefined;
   if (!found?.url || found.signIn === undefined) {
     return giveUp(`what answers at ${at} is no gateway of this kind`);
@@ -138,7 +171,7 @@ const FAIL = "Fail closed: it says so in words that make the model stop, and inv
 // ---- The store, stopped in the middle ----
 
 const FILE = (DATABASE_URL || `sqlite:${door.slug}.sqlite`).replace("sqlite:", "");
-const MOVED = `${FILE}.moved-by-the-rehearsal`;
+const MOVED = FILE + LEFT;
 const KNOWN = `select 1 from users where id like '%|${ADA}'`; // she is in the middle of this visit
 const NOT_ITS = "DATABASE_URL is not the server's: start the rehearsal with the one that it has";
 
@@ -168,12 +201,11 @@ its DATABASE_URL; a memory that is no file can't be stopped`;
   }
   print("", `   (For this, ${FILE} is called ${MOVED} for a moment.)`);
   startStore = async () => {
-    if (!existsSync(MOVED)) return;
-    rmdirSync(FILE);
-    renameSync(MOVED, FILE);
+    if (existsSync(MOVED)) putBack(MOVED, FILE);
   };
   renameSync(FILE, MOVED);
   mkdirSync(FILE); // so that a server that is started meanwhile makes no new memory there
+  writeFileSync(join(FILE, "process"), String(process.pid)); // the next one mends what we left
   return undefined;
 }
 function isKnownIn(file: string): boolean {
@@ -295,30 +327,33 @@ async function story(ask: Chat, ben: Chat, token: string): Promise<void> {
   });
 }
 async function rehearse(): Promise<void> {
-  if (existsSync(MOVED)) giveUp(`${MOVED} is there: another rehearsal is at it, or was killed. If \
-none is, remove the empty folder ${FILE}, and give the file that name again`);
   const [adas, bens] = [await tokenOf(ADA), await tokenOf(BEN)];
   print(`A careless model visits the ${door.name} at ${door.url}.`);
   if (door.board) print(`Watch it on the board: ${new URL("/#board", door.url)}`);
+  print(`There the model's person is ${ADA}; ${BEN} is Ben, somebody else.`);
   const [ask, askForBen] = [await newChat(adas), await newChat(bens)];
-  const leave = async () => { // nothing is left behind, however it ends
+  const clean = async () => {
     await startStore();
     for (const chat of [ask, askForBen]) await chat("user_forget_me", await beginForgetting(chat));
   };
+  let cleaning: Promise<void> | undefined;
+  const leave = () => (cleaning ??= clean()); // once, however it ends
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"]) {
     process.on(signal, async () => {
       const end = "Broken off: the memory is where it was, and the two people are erased.";
-      await leave().then(() => print("", end), ({ message }) => print("", message));
+      await leave().then(() => print("", end), ({ message }) => print("", LEAVES, message));
       process.exit(1);
     });
   }
   await story(ask, askForBen, adas).finally(leave);
   const { steps, broken, missed } = count;
   const rest = missed > 0 ? ` ${missed} could not be shown here.` : "";
-  print("", `${steps - missed - broken} of ${steps - missed} held.${rest}`);
+  const shown = steps - missed;
+  print("", `The two people are erased. ${shown - broken} of ${shown} held.${rest}`);
   process.exit(broken > 0 ? 1 : 0);
 }
+const LEAVES = `Broken off. The memory is where it was; ${ADA} and ${BEN} may still be in it.`;
 await rehearse().catch(({ message }) => {
-  console.error(`The rehearsal broke off: ${message}`);
+  console.error(plain(`${LEAVES}\n${message}`));
   process.exit(1);
 });

@@ -21,6 +21,6 @@ test("seed/rehearsal.json has three calls of this app, and the rehearsal holds",
   const { out, err } = await rehearse(server.mcp, undefined, env);
   const trouble = (out + err).match(/^\d+\. .*\n( +(?!NOT).*\n)* +NOT (HELD|SHOWN) .*$/gm) ?? [];
   expect(trouble).toEqual([]);
-  expect(out).toEndWith("\n12 of 12 held.\n");
+  expect(out).toEndWith(" 12 of 12 held.\n");
   await server.stop();
 });

@@ -2,7 +2,6 @@
 // stopped by a lock that keeps everybody out.
 
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { renameSync, rmdirSync } from "node:fs";
 import { sqliteStore } from "../../main.ts";
 import { atEnd } from "../cleanup.ts";
 import {
@@ -32,33 +31,36 @@ test.skipIf(process.platform === "win32").each(["SIGINT", "SIGTERM", "SIGHUP"] a
   },
 );
 
-test("a file that another rehearsal left moved is not written over", async () => {
+test("what a rehearsal that was killed left is mended by the next, before it looks for a server", async () => {
+  const env = { ...(await sqliteEnv()), PORT: String(await freePort()) };
+  const first = await startGateway(env);
+  await (await personAt(first, "ada"))("user_write", { mood: "calm" });
+  const playing = startRehearsal(first.mcp, sampleRehearsal, { ...env, PACE: "500" });
+  await until(() => fetch(`${first.url}/health`).then(({ status }) => status === 503));
+  const meanwhile = await rehearse(first.mcp, sampleRehearsal, env);
+  expect(meanwhile.err).toContain(`another rehearsal is at it (process ${playing.child.pid})`);
+  playing.child.kill("SIGKILL");
+  await playing.child.exited;
+  await first.stop();
+  await expectRefusedStart({ DATABASE_URL: env.DATABASE_URL }, /the database .* can't be used/);
+  const next = await rehearse(first.mcp, sampleRehearsal, env);
+  expect(next.out).toContain(`${fileOf(env)} was gone: it is back`);
+  expect(next.err).toContain("nobody answers");
+  const second = await startGateway(env);
+  const { state } = (await (await personAt(second, "ada"))("user_get_state")).structuredContent!;
+  expect(state.mood).toBe("calm");
+  await second.stop();
+});
+test("a file that is there beside one that was left moved is not written over", async () => {
   const env = await sqliteEnv();
   const gateway = await startGateway(env);
   const moved = `${fileOf(env)}.moved-by-the-rehearsal`;
   await Bun.write(moved, "somebody's memory");
   const { out, err, code } = await rehearse(gateway.mcp, sampleRehearsal, env);
   expect({ out, code }).toEqual({ out: "", code: 1 });
-  expect(err).toContain(`${moved} is there: another rehearsal is at it, or was killed`);
+  expect(err).toContain(`both ${fileOf(env)} and ${moved} are there: keep one`);
   expect(await Bun.file(moved).text()).toBe("somebody's memory");
   await gateway.stop();
-});
-
-test("a server that is started while the memory is gone does not start, and nothing is lost", async () => {
-  const env = { ...(await sqliteEnv()), PORT: String(await freePort()) };
-  const first = await startGateway(env);
-  await (await personAt(first, "ada"))("user_write", { mood: "calm" });
-  const playing = startRehearsal(first.mcp, sampleRehearsal, { ...env, PACE: "100" });
-  await until(() => fetch(`${first.url}/health`).then(({ status }) => status === 503));
-  playing.child.kill("SIGKILL");
-  await first.stop();
-  await expectRefusedStart({ DATABASE_URL: env.DATABASE_URL }, /the database .* can't be used/);
-  rmdirSync(fileOf(env)); // as the next rehearsal says
-  renameSync(`${fileOf(env)}.moved-by-the-rehearsal`, fileOf(env));
-  const second = await startGateway(env);
-  const { state } = (await (await personAt(second, "ada"))("user_get_state")).structuredContent!;
-  expect(state.mood).toBe("calm");
-  await second.stop();
 });
 
 test("no token goes to a server that says it is somebody else's", async () => {
@@ -101,7 +103,7 @@ test("a file of that name that is not the server's is left where it is", async (
 });
 
 test.each<[string, () => Promise<string>, RegExp]>([
-  ["nobody", async () => `http://localhost:${await freePort()}/mcp`, /nobody answers at .*rehearse http/],
+  ["nobody", async () => `http://localhost:${await freePort()}/mcp`, /nobody answers at .*PORT/],
   ["no URL", async () => "nonsense", /nonsense is no URL/],
   ["a web page", async () => pageServer("<title>Hello</title>"), /is no gateway of this kind/],
   ["another program's JSON", async () => pageServer('{"name":"it"}'), /is no gateway of this kind/],
@@ -135,7 +137,7 @@ test("each step of the rehearsal is shown and holds, on Postgres", async () => {
   const { out, err, code } = await rehearse(gateway.mcp, sampleRehearsal, env);
   expect({ err, code }).toEqual({ err: "", code: 0 });
   expect(out).toMatch(/The memory is gone.*\n.*\n.* can't continue right now\./);
-  expect(out).toEndWith("\n12 of 12 held.\n");
+  expect(out).toEndWith(" 12 of 12 held.\n");
   await gateway.stop();
 });
 
