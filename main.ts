@@ -360,7 +360,7 @@ function environment(local: boolean, tunnel: boolean) {
       (value) => value.length >= 32 && value !== "replace-me-with-the-output-of-openssl-rand"),
     RATE_LIMIT_PER_MINUTE: wholeNumber(1_000_000),
     DOOR_MENU: z.literal("1", "1 or nothing").optional(),
-    slug: z.string().regex(/^[a-z][a-z0-9-]*$/, "lower case letters, digits and dashes"),
+    slug: z.string().regex(/^[a-z][a-z0-9-]{0,62}$/, "lower case letters, digits and dashes"),
   });
 }
 

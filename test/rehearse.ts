@@ -36,14 +36,18 @@ const SCRIPT = scriptFile ?? join(import.meta.dir, "../seed/rehearsal.json");
 
 /** What a server says could turn a terminal's text around. */
 const plain = (text: string) => text.replace(/(?!\n)\p{C}/gu, "");
+const oneLine = (text: string) => text.replace(/\s+/g, " ");
 const print = (...lines: string[]) => console.log(plain(lines.join("\n")));
 function giveUp(problem: string): never {
-  console.error(plain(`The rehearsal can't begin: ${problem}.`));
+  console.error(plain(oneLine(`The rehearsal can't begin: ${problem}.`)));
   process.exit(1);
 }
+
+// ---- What one that was killed left, and the gateway ----
+
 const LEFT = ".moved-by-the-rehearsal";
 repairAll();
-/** What a rehearsal that was killed left: the memory gets its name back. */
+/** The memory gets its name back. */
 function repairAll(): void {
   const folder = dirname(DATABASE_URL.replace(/^sqlite:/, "") || ".");
   if (!existsSync(folder)) return;
@@ -76,12 +80,12 @@ function putBack(moved: string, file: string): void {
 const door = await readDoor();
 async function readDoor(): Promise<Door> {
   const where = URL.parse("/door.json", at) ?? giveUp(`${at} is no URL`);
-  const response = await fetch(where).catch(() =>
+  const response = await knock(where).catch(() =>
     giveUp(`nobody answers at ${at}. Start the server, or say by PORT or by URL where it is`));
-  const found = (await response.json().catch(() => undefined)) as Door | undefined;
-  if (!found?.url || found.signIn === undefined) {
-    return giveUp(`what answers at ${at} is no gateway of this kind`);
-  }
+  const found = (await readJson(response).catch(() => undefined)) as Door | undefined;
+  const texts = [found?.name, found?.slug, found?.url, found?.signIn ?? ""];
+  const isDoor = response.ok && texts.every((text) => typeof text === "string");
+  if (!found || !isDoor) return giveUp(`what answers at ${at} is no gateway of this kind`);
   if (!found.signIn) giveUp("sign-in is off (AUTH_DISABLED), and it needs two people");
   // A token for somebody here goes nowhere else, whatever a server says of itself.
   const ours = [new URL("/mock-auth", at).href, "http://localhost:9000"];
@@ -93,6 +97,20 @@ calls itself ${found.url} and signs people in at ${found.signIn}`);
   return found;
 }
 
+/** What is asked is answered there, and soon: who sends us elsewhere is not believed. */
+function knock(url: URL | string) {
+  return fetch(url, { redirect: "error", signal: AbortSignal.timeout(5_000) });
+}
+async function readJson({ body }: Response): Promise<unknown> {
+  const decoder = new TextDecoder();
+  let text = "";
+  for await (const chunk of body ?? []) {
+    text += decoder.decode(chunk as Uint8Array, { stream: true });
+    if (text.length > 1_000_000) throw new Error("too much");
+  }
+  return JSON.parse(text);
+}
+
 // ---- Two people, and the chats of a model ----
 
 const run = crypto.randomUUID().slice(0, 4);
@@ -102,9 +120,11 @@ const secrets = new Map<string, string>(); // what the transcript says instead
 
 async function tokenOf(sub: string): Promise<string> {
   const mint = `${door.signIn}/token?sub=${sub}&aud=${door.url}`;
-  const response = await fetch(mint).catch(() => undefined);
+  const response = await knock(mint).catch(() => undefined);
   const text = (await response?.text()) ?? "nothing";
-  if (!response?.ok) giveUp(`it signs in by the local mock-auth.ts, and ${mint} says ${text}`);
+  const isToken = response?.ok && /^[\w-]+\.[\w-]+\.[\w-]+$/.test(text);
+  const said = text.slice(0, 300);
+  if (!isToken) giveUp(`it signs in by the local mock-auth.ts, and ${mint} says ${said}`);
   return text;
 }
 /** A chat remembers nothing of any other. */
@@ -146,7 +166,7 @@ async function tries(ask: Chat, tool: string, args: object, { title, rule, holds
   const text = result.content.map((part) => part.text).join(" ");
   const isHeld = await holds(result, text);
   if (!isHeld) count.broken++;
-  const told = hide(result.structuredContent?.summary ?? text);
+  const told = oneLine(hide(result.structuredContent?.summary ?? text));
   const short = told.length > 300 ? `${told.slice(0, 299)}…` : told;
   print("", `${++count.steps}. ${title}`,
     `   it tried    ${tool} ${hide(JSON.stringify(args))}`,
@@ -177,6 +197,7 @@ const NOT_ITS = "DATABASE_URL is not the server's: start the rehearsal with the 
 
 /** Starts again what `stopStore` stopped; does nothing when nothing is. */
 let startStore = async (): Promise<unknown> => undefined;
+let isLeaving = false; // from then on nothing is stopped any more
 
 /** Stops the running gateway's store, or says why it can't. */
 async function stopStore(kind: string): Promise<string | undefined> {
@@ -192,10 +213,11 @@ async function stopStore(kind: string): Promise<string | undefined> {
     const locked = await sql.unsafe(`
       set lock_timeout = '1s'; set idle_in_transaction_session_timeout = '20s';
       begin; lock table user_state in access exclusive mode`).catch(() => undefined);
-    return locked ? undefined : startStore().then(() => "somebody else is at its table");
+    if (locked && !isLeaving) return undefined;
+    return startStore().then(() => "somebody else is at its table");
   }
   if (DATABASE_URL && !DATABASE_URL.startsWith("sqlite:")) return NOT_ITS;
-  if (!existsSync(FILE) || !isKnownIn(FILE)) {
+  if (isLeaving || !existsSync(FILE) || !isSettled(FILE)) {
     return `${FILE} is not what the server keeps. Start the rehearsal in the server's folder, with \
 its DATABASE_URL; a memory that is no file can't be stopped`;
   }
@@ -203,15 +225,22 @@ its DATABASE_URL; a memory that is no file can't be stopped`;
   startStore = async () => {
     if (existsSync(MOVED)) putBack(MOVED, FILE);
   };
+  // A folder takes its place, so that a server that is started meanwhile makes no new memory there.
+  // It is made first: a full disk is noticed before anything has moved.
+  const folder = `${FILE}.folder`;
+  mkdirSync(folder);
+  writeFileSync(join(folder, "process"), String(process.pid)); // the next one mends what we left
   renameSync(FILE, MOVED);
-  mkdirSync(FILE); // so that a server that is started meanwhile makes no new memory there
-  writeFileSync(join(FILE, "process"), String(process.pid)); // the next one mends what we left
+  renameSync(folder, FILE);
+  process.on("exit", () => existsSync(MOVED) && putBack(MOVED, FILE));
   return undefined;
 }
-function isKnownIn(file: string): boolean {
+/** Whether it is the server's: she is in it; and whole: its log is written into it. */
+function isSettled(file: string): boolean {
   try {
-    using db = new Database(file, { readonly: true });
-    return db.query(KNOWN).get() !== null;
+    using db = new Database(file, { readwrite: true, create: false });
+    const isKnown = db.query(KNOWN).get() !== null;
+    return isKnown && db.query("pragma wal_checkpoint(truncate)").values()[0]?.[0] === 0;
   } catch {
     return false; // another file of that name
   }
@@ -328,11 +357,12 @@ async function story(ask: Chat, ben: Chat, token: string): Promise<void> {
 }
 async function rehearse(): Promise<void> {
   const [adas, bens] = [await tokenOf(ADA), await tokenOf(BEN)];
-  print(`A careless model visits the ${door.name} at ${door.url}.`);
+  print(`A careless model visits the ${oneLine(door.name)} at ${door.url}.`);
   if (door.board) print(`Watch it on the board: ${new URL("/#board", door.url)}`);
   print(`There the model's person is ${ADA}; ${BEN} is Ben, somebody else.`);
   const [ask, askForBen] = [await newChat(adas), await newChat(bens)];
   const clean = async () => {
+    isLeaving = true;
     await startStore();
     for (const chat of [ask, askForBen]) await chat("user_forget_me", await beginForgetting(chat));
   };
@@ -354,6 +384,6 @@ async function rehearse(): Promise<void> {
 }
 const LEAVES = `Broken off. The memory is where it was; ${ADA} and ${BEN} may still be in it.`;
 await rehearse().catch(({ message }) => {
-  console.error(plain(`${LEAVES}\n${message}`));
+  console.error(plain(`${LEAVES}\n${oneLine(message)}`));
   process.exit(1);
 });

@@ -31,6 +31,24 @@ test.skipIf(process.platform === "win32").each(["SIGINT", "SIGTERM", "SIGHUP"] a
   },
 );
 
+test.skipIf(process.platform === "win32")(
+  "Ctrl+C at the very moment when the memory is about to go leaves it where it is",
+  async () => {
+    for (let round = 0; round < 6; round++) {
+      const word = round % 2 === 0;
+      const env = await sqliteEnv();
+      const gateway = await startGateway(env);
+      const playing = startRehearsal(gateway.mcp, sampleRehearsal, { ...env, PACE: "60" });
+      const isNext = () => gateway.out.text.includes(word ? '"why":"word"' : '"tool":"health"');
+      while (!isNext()) await Bun.sleep(0); // the last steps before
+      playing.child.kill("SIGINT");
+      expect(await playing.child.exited).toBe(1);
+      await expectNothingLeft(env);
+      await gateway.stop();
+    }
+  },
+);
+
 test("what a rehearsal that was killed left is mended by the next, before it looks for a server", async () => {
   const env = { ...(await sqliteEnv()), PORT: String(await freePort()) };
   const first = await startGateway(env);
@@ -72,13 +90,38 @@ test("no token goes to a server that says it is somebody else's", async () => {
     fetch: async (request) => {
       heard.push(request.headers.get("authorization") ?? "");
       const signIn = `${gateway.url}/mock-auth/token?sub=ada&aud=${gateway.mcp}#`;
-      return Response.json({ name: "\u001b[2J", url: new URL("/mcp", request.url).href, signIn });
+      const url = new URL("/mcp", request.url).href;
+      return Response.json({ name: "\u001b[2J", slug: "it", url, signIn });
     },
   });
   atEnd(() => hostile.stop(true));
   const { out, err } = await rehearse(`http://127.0.0.1:${hostile.port}/mcp`, sampleRehearsal);
   expect([out, heard.join("")]).toEqual(["", ""]);
   expect(err).toContain("of this machine alone");
+  await gateway.stop();
+});
+
+test("nor to one that sends us on to somebody else's", async () => {
+  const gateway = await startGateway();
+  const heard: string[] = [];
+  const hostile = Bun.serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    fetch: async (request) => {
+      const { pathname, origin } = new URL(request.url);
+      if (pathname === "/mcp") heard.push(request.headers.get("authorization") ?? "nothing");
+      if (pathname === "/mock-auth/token") {
+        return Response.redirect(`${gateway.url}/mock-auth/token?sub=ada&aud=${gateway.mcp}`);
+      }
+      return Response.json({
+        name: "it", slug: "it", url: `${origin}/mcp`, signIn: `${origin}/mock-auth`, tools: [],
+      });
+    },
+  });
+  atEnd(() => hostile.stop(true));
+  const { err } = await rehearse(`http://127.0.0.1:${hostile.port}/mcp`, sampleRehearsal);
+  expect(heard).toEqual([]);
+  expect(err).toContain("it signs in by the local mock-auth.ts");
   await gateway.stop();
 });
 
