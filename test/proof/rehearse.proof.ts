@@ -81,47 +81,28 @@ test("a file that is there beside one that was left moved is not written over", 
   await gateway.stop();
 });
 
-test("no token goes to a server that says it is somebody else's", async () => {
+test.each<[string, string, RegExp]>([
+  ["says that one may sign in at it, for somebody else's", "#", /of this machine alone/],
+  ["sends us on to somebody else's", "", /it signs in by the local mock-auth\.ts/],
+])("no token goes to a server that %s", async (_, ending, says) => {
   const gateway = await startGateway();
+  const elsewhere = `${gateway.url}/mock-auth/token?sub=ada&aud=${gateway.mcp}${ending}`;
   const heard: string[] = [];
   const hostile = Bun.serve({
     port: 0,
     hostname: "127.0.0.1",
-    fetch: async (request) => {
-      heard.push(request.headers.get("authorization") ?? "");
-      const signIn = `${gateway.url}/mock-auth/token?sub=ada&aud=${gateway.mcp}#`;
-      const url = new URL("/mcp", request.url).href;
-      return Response.json({ name: "\u001b[2J", slug: "it", url, signIn });
+    fetch: ({ url, headers }) => {
+      const { pathname, origin } = new URL(url);
+      heard.push(headers.get("authorization") ?? "");
+      if (pathname === "/mock-auth/token") return Response.redirect(elsewhere);
+      const signIn = ending ? elsewhere : `${origin}/mock-auth`;
+      return Response.json({ name: "\u001b[2J", slug: "it", url: `${origin}/mcp`, signIn });
     },
   });
   atEnd(() => hostile.stop(true));
   const { out, err } = await rehearse(`http://127.0.0.1:${hostile.port}/mcp`, sampleRehearsal);
   expect([out, heard.join("")]).toEqual(["", ""]);
-  expect(err).toContain("of this machine alone");
-  await gateway.stop();
-});
-
-test("nor to one that sends us on to somebody else's", async () => {
-  const gateway = await startGateway();
-  const heard: string[] = [];
-  const hostile = Bun.serve({
-    port: 0,
-    hostname: "127.0.0.1",
-    fetch: async (request) => {
-      const { pathname, origin } = new URL(request.url);
-      if (pathname === "/mcp") heard.push(request.headers.get("authorization") ?? "nothing");
-      if (pathname === "/mock-auth/token") {
-        return Response.redirect(`${gateway.url}/mock-auth/token?sub=ada&aud=${gateway.mcp}`);
-      }
-      return Response.json({
-        name: "it", slug: "it", url: `${origin}/mcp`, signIn: `${origin}/mock-auth`, tools: [],
-      });
-    },
-  });
-  atEnd(() => hostile.stop(true));
-  const { err } = await rehearse(`http://127.0.0.1:${hostile.port}/mcp`, sampleRehearsal);
-  expect(heard).toEqual([]);
-  expect(err).toContain("it signs in by the local mock-auth.ts");
+  expect(err).toMatch(says);
   await gateway.stop();
 });
 
