@@ -1,10 +1,10 @@
 // Before anything is measured, each server has to answer right, and to refuse what is wrong.
 
 import { deepStrictEqual } from "node:assert";
+import articles from "../seed/articles.json" with { type: "json" };
 import { type Answer, exchange } from "./load.ts";
 import { ARTICLE_ID, type Era, type Operation, operations, type Person, requestOf } from "./requests.ts";
 import type { Server } from "./servers.ts";
-import { articles } from "./work.ts";
 
 interface Result {
   isError?: boolean;
