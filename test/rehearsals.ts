@@ -2,23 +2,24 @@
 
 import { Database } from "bun:sqlite";
 import { expect } from "bun:test";
-import { mkdtempSync, writeFileSync } from "node:fs";
-import { readdir, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { atEnd } from "./cleanup.ts";
 import { ROOT, scratch } from "./support.ts";
 
 /** `bun run rehearse` at full speed, with these three calls or those of seed/rehearsal.json. */
 export async function rehearse(url: string, script?: object, env?: Record<string, string>) {
-  const { child, out, err } = startRehearsal(url, script, env);
+  const { child, out, err } = await startRehearsal(url, script, env);
   return { out: await out, err: await err, code: await child.exited };
 }
-export function startRehearsal(url: string, script?: object, env: Record<string, string> = {}) {
-  const cwd = mkdtempSync(join(tmpdir(), "connector-test-"));
-  atEnd(() => rm(cwd, { recursive: true, force: true }));
+export async function startRehearsal(
+  url: string,
+  script?: object,
+  env: Record<string, string> = {},
+) {
+  const cwd = await scratch();
   const file = join(cwd, "rehearsal.json");
-  if (script) writeFileSync(file, JSON.stringify(script));
+  if (script) await Bun.write(file, JSON.stringify(script));
   const child = Bun.spawn(["bun", join(ROOT, "test/rehearse.ts"), url, ...(script ? [file] : [])], {
     cwd,
     env: { PATH: process.env.PATH!, PACE: "0", ...env },

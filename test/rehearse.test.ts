@@ -3,10 +3,9 @@
 // off, and with Postgres, is in proof/rehearse.proof.ts.)
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import type { LogLine } from "../main.ts";
 import { expectNothingLeft, rehearse, sqliteEnv } from "./rehearsals.ts";
 import { sampleRehearsal } from "./sample-app.ts";
-import { startGateway, until } from "./support.ts";
+import { logOf, startGateway, until } from "./support.ts";
 
 setDefaultTimeout(20_000); // milliseconds: programs are started
 
@@ -21,9 +20,8 @@ describe.concurrent("The rehearsal", () => {
     expect(out).not.toMatch(/"(session|confirm)":"(?!\(|abcdefgh1234567890)/); // no key of anybody
     await expectNothingLeft(env);
 
-    const log = () => gateway.out.text.trim().split("\n").map((line): LogLine => JSON.parse(line));
-    await until(() => log().length >= 24);
-    const came = log().map(({ sub, tool, outcome, why }) =>
+    await until(() => logOf(gateway).length >= 24);
+    const came = logOf(gateway).map(({ sub, tool, outcome, why }) =>
       [sub!.replace(/-[0-9a-f]{4}$/, ""), tool, why ?? outcome].join(" "));
     expect(came).toEqual([
       "ada user_get_state session",

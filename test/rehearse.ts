@@ -225,6 +225,7 @@ its DATABASE_URL; a memory that is no file can't be stopped`;
   startStore = async () => {
     if (existsSync(MOVED)) putBack(MOVED, FILE);
   };
+  process.on("exit", () => void startStore()); // it does not wait for anything
   // A folder takes its place, so that a server that is started meanwhile makes no new memory there.
   // It is made first: a full disk is noticed before anything has moved.
   const folder = `${FILE}.folder`;
@@ -232,7 +233,6 @@ its DATABASE_URL; a memory that is no file can't be stopped`;
   writeFileSync(join(folder, "process"), String(process.pid)); // the next one mends what we left
   renameSync(FILE, MOVED);
   renameSync(folder, FILE);
-  process.on("exit", () => existsSync(MOVED) && putBack(MOVED, FILE));
   return undefined;
 }
 /** Whether it is the server's: she is in it; and whole: its log is written into it. */

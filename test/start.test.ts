@@ -12,7 +12,7 @@ import { join } from "node:path";
 import { type LogLine, loadApp, logTo } from "../main.ts";
 import { atEnd } from "./cleanup.ts";
 import {
-  askedToEnd, expectRefusedStart, freePort, personAt, publicJwk, ROOT, runToEnd, scratch,
+  askedToEnd, expectRefusedStart, freePort, logOf, personAt, publicJwk, ROOT, runToEnd, scratch,
   startGateway, until,
 } from "./support.ts";
 
@@ -22,7 +22,6 @@ const POSIX = process.platform !== "win32";
 if (!POSIX) console.warn("SKIPPED on Windows: signals, a log pipe that nobody drains, a terminal");
 
 type Gateway = Awaited<ReturnType<typeof startGateway>>;
-const linesOf = ({ out }: Gateway) => out.text.split("\n").filter(Boolean);
 const openAt = ({ mcp }: Gateway, name = "Notebook") => `The ${name} is open at ${mcp}`;
 const mockAt = ({ url }: Gateway) => `${url}/mock-auth (mock-auth.ts)`;
 
@@ -149,7 +148,7 @@ test("stdout has a JSON line for each call, and nothing that was said", async ()
   db.close();
   await call("user_get_state", { session });
   await call("health", { session });
-  await until(() => linesOf(gateway).length >= 9);
+  await until(() => logOf(gateway).length >= 9);
 
   const facts = {
     at: expect.stringMatching(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/),
@@ -158,7 +157,7 @@ test("stdout has a JSON line for each call, and nothing that was said", async ()
   const line = (tool: string, rest: object) =>
     ({ ...facts, sub: "ada", tool, ...rest, ms: expect.any(Number) });
   const failed = { outcome: "failed", error: expect.any(String) };
-  const logged = linesOf(gateway).map((text): LogLine => JSON.parse(text));
+  const logged = logOf(gateway);
   expect<object[]>(logged).toEqual([
     line("begin_session", { outcome: "ok" }),
     line("user_write", { outcome: "ok" }),

@@ -156,6 +156,10 @@ function collect(stream: ReadableStream<Uint8Array>) {
   return all;
 }
 
+/** What it has logged until now; a line that is still on its way does not count. */
+export const logOf = ({ out }: { out: { text: string } }) =>
+  out.text.split("\n").slice(0, -1).map((line): LogLine => JSON.parse(line));
+
 /** Runs a program that is expected to end by itself. */
 export async function runToEnd(env: Record<string, string>, file = "test/sample-gateway.ts") {
   const child = Bun.spawn(["bun", resolve(ROOT, file)], {

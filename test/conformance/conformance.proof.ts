@@ -4,9 +4,8 @@
 
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
-import { type LogLine } from "../../main.ts";
 import { encode, read } from "../host-app.ts";
-import { freePort, ROOT, scratch, startGateway } from "../support.ts";
+import { freePort, logOf, ROOT, scratch, startGateway } from "../support.ts";
 import { proxyTo } from "./proxy.ts";
 import { problemsOf, readBaseline, type Run, rowOf, runSuite, TABLE_HEAD } from "./suite.ts";
 
@@ -46,7 +45,7 @@ async function sessionOf(token: string): Promise<string> {
 /** What became of somebody's calls, by the gateway's own log: to the suite a tool that says "no session" is
  *  one that works, because it says it as text. */
 function callsOf(sub: string): string[] {
-  const lines = gateway.out.text.trim().split("\n").map((line) => JSON.parse(line) as LogLine);
+  const lines = logOf(gateway);
   return lines.filter((line) => line.sub === sub).map(({ tool, outcome, why }) => `${tool} ${why ?? outcome}`);
 }
 

@@ -7,8 +7,7 @@ import { existsSync, mkdirSync, renameSync } from "node:fs";
 import { join } from "node:path";
 import axe from "axe-core";
 import type { BrowserContextOptions, Page } from "playwright-core";
-import type { LogLine } from "../../main.ts";
-import { freePort, personAt, scratch, startGateway, until } from "../support.ts";
+import { freePort, logOf, personAt, scratch, startGateway, until } from "../support.ts";
 import { hasBrowser, inBrowser } from "./chromium.ts";
 
 setDefaultTimeout(60_000); // milliseconds: a browser on a busy machine
@@ -282,17 +281,14 @@ describe.skipIf(!hasBrowser)("It says", () => {
 
 // ---- The board ----
 
-const linesOf = ({ out }: Gateway) =>
-  out.text.trim().split("\n").filter(Boolean).map((line): LogLine => JSON.parse(line));
-
 describe.skipIf(!hasBrowser)("The board", () => {
   test("has most calls within 200 ms of their answers", () => visit(async (page) => {
     await says(page, "#live", "Live");
-    await counts(page, linesOf(gateway).length); // what was there before
+    await counts(page, logOf(gateway).length); // what was there before
     await page.evaluate(`window.came = [];
       new MutationObserver(() => came.push(Date.now()))
         .observe(document.querySelector("#log ul"), { childList: true });`);
-    const before = linesOf(gateway).length;
+    const before = logOf(gateway).length;
     const call = await personAt(gateway, "ada");
     for (let calls = 1; calls < 9; calls++) {
       await Bun.sleep(120);
@@ -300,7 +296,7 @@ describe.skipIf(!hasBrowser)("The board", () => {
     }
     await until(() => page.evaluate("came.length >= 9"));
     const came = await page.evaluate<number[]>("came");
-    const sent = linesOf(gateway).slice(before).map(({ at, ms }) => Date.parse(at) + ms!);
+    const sent = logOf(gateway).slice(before).map(({ at, ms }) => Date.parse(at) + ms!);
     const delays = came.map((at, n) => at - sent[n]!).sort((a, b) => a - b);
     expect(delays[0]).toBeGreaterThan(-20); // a clock's grain: they are these calls' own
     expect(delays[6]).toBeLessThan(200); // of nine: the machine may be busy

@@ -14,14 +14,16 @@ import {
 
 setDefaultTimeout(60_000); // milliseconds
 
+const memoryIsGone = ({ url }: { url: string }) =>
+  until(() => fetch(`${url}/health`).then(({ status }) => status === 503));
+
 test.skipIf(process.platform === "win32").each(["SIGINT", "SIGTERM", "SIGHUP"] as const)(
   "%s while the memory is gone brings it back, and erases the two people",
   async (signal) => {
     const env = await sqliteEnv();
     const gateway = await startGateway(env);
-    const playing = startRehearsal(gateway.mcp, sampleRehearsal, { ...env, PACE: "100" });
-    const isGone = () => fetch(`${gateway.url}/health`).then(({ status }) => status === 503);
-    await until(isGone);
+    const playing = await startRehearsal(gateway.mcp, sampleRehearsal, { ...env, PACE: "100" });
+    await memoryIsGone(gateway);
     playing.child.kill(signal);
     expect(await playing.child.exited).toBe(1);
     expect((await playing.out).trim()).toEndWith("the memory is where it was, and the two people are erased.");
@@ -38,7 +40,7 @@ test.skipIf(process.platform === "win32")(
       const word = round % 2 === 0;
       const env = await sqliteEnv();
       const gateway = await startGateway(env);
-      const playing = startRehearsal(gateway.mcp, sampleRehearsal, { ...env, PACE: "60" });
+      const playing = await startRehearsal(gateway.mcp, sampleRehearsal, { ...env, PACE: "60" });
       const isNext = () => gateway.out.text.includes(word ? '"why":"word"' : '"tool":"health"');
       while (!isNext()) await Bun.sleep(0); // the last steps before
       playing.child.kill("SIGINT");
@@ -53,8 +55,8 @@ test("what a rehearsal that was killed left is mended by the next, before it loo
   const env = { ...(await sqliteEnv()), PORT: String(await freePort()) };
   const first = await startGateway(env);
   await (await personAt(first, "ada"))("user_write", { mood: "calm" });
-  const playing = startRehearsal(first.mcp, sampleRehearsal, { ...env, PACE: "500" });
-  await until(() => fetch(`${first.url}/health`).then(({ status }) => status === 503));
+  const playing = await startRehearsal(first.mcp, sampleRehearsal, { ...env, PACE: "500" });
+  await memoryIsGone(first);
   const meanwhile = await rehearse(first.mcp, sampleRehearsal, env);
   expect(meanwhile.err).toContain(`another rehearsal is at it (process ${playing.child.pid})`);
   playing.child.kill("SIGKILL");
@@ -131,7 +133,7 @@ test.each<[string, () => Promise<string>, RegExp]>([
   ["no URL", async () => "nonsense", /nonsense is no URL/],
   ["a web page", async () => pageServer("<title>Hello</title>"), /is no gateway of this kind/],
   ["another program's JSON", async () => pageServer('{"name":"it"}'), /is no gateway of this kind/],
-  ["no sign-in", () => gatewayWith({ AUTH_DISABLED: "1" }), /sign-in is off \(AUTH_DISABLED\)/],
+  ["no sign-in", async () => (await startGateway({ AUTH_DISABLED: "1" })).mcp, /sign-in is off \(AUTH_DISABLED\)/],
 ])("what it needs is said in a line: with %s", async (_, where, says) => {
   const { out, err, code } = await rehearse(await where(), sampleRehearsal);
   expect({ out, code }).toEqual({ out: "", code: 1 });
@@ -145,9 +147,6 @@ test("nor does it play where others come in: through a tunnel", async () => {
   await gateway.stop();
 });
 
-async function gatewayWith(env: Record<string, string>): Promise<string> {
-  return (await startGateway(env)).mcp;
-}
 async function pageServer(text: string): Promise<string> {
   const server = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => new Response(text) });
   atEnd(() => server.stop(true));
