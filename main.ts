@@ -58,6 +58,8 @@ export interface App<State extends object = object> {
   empty: State;
   summarize(state: State): string; // one line
   describe(change: ChangedUnit): string; // one change, in words
+  /** What of this state one person alone may have at a time, by name: a slot of a calendar. */
+  claims?(state: State): string[];
   tools: Record<string, Tool<ToolContext<State>>>;
 }
 
@@ -68,6 +70,8 @@ export interface ToolContext<State extends object = object> {
     /** Keeps what `decide` makes of the state; a Refusal that it throws keeps nothing. It may be
    *  called again, so it must only compute. */
     change(decide: (state: State) => State): Promise<State>;
+    /** The claims that anybody has, of those that begin so. */
+    claimed(prefix: string): Promise<string[]>;
   };
 }
 
@@ -105,8 +109,8 @@ export function tool<In extends z.ZodRawShape, Out extends z.ZodRawShape, Contex
 ): Tool<Context> {
   return { ...entry, input: z.strictObject(entry.input), output: z.strictObject(entry.output) };
 }
-const READS = { readOnlyHint: true, destructiveHint: false, openWorldHint: false };
-const WRITES = { ...READS, readOnlyHint: false };
+export const READS = { readOnlyHint: true, destructiveHint: false, openWorldHint: false };
+export const WRITES = { ...READS, readOnlyHint: false };
 
 /** The caller's doing, and the caller can do better: the model reads the message, the log `why`. */
 export class Refusal extends Error {
@@ -1324,12 +1328,15 @@ function memoryOf({ app, store, inTurn }: Server, call: Call) {
     const changes = changedUnits(app.empty, before, state);
     if (changes.length === 0) return result;
     const receipts = withReceipt(found.receipts, call, changes, undoes);
+    const claims = app.claims?.(state) ?? [];
     checkTime();
-    return (await store.commit(id, found.version, { state, receipts })) ? result : undefined;
+    const isKept = await store.commit(id, found.version, { state, receipts, claims });
+    return isKept ? result : undefined;
   });
   return {
     row,
     read: async () => stateOf(app, await row()),
+    claimed: (prefix: string) => store.claimed(prefix),
     welcome: async () => stateOf(app, await inTurn(id, known)), // makes the person known
     change: async (decide: (state: object) => object) =>
       (await change((now) => [decide(now)])).state,
@@ -1367,6 +1374,7 @@ export interface Row {
    *  ever saved here (a person half made or half erased, or a learner's row). */
   version: string;
 }
+type Next = Pick<Row, "state" | "receipts"> & { claims?: string[] };
 /** Each statement settles within STORE_MS. */
 export interface Store {
   kind: "sqlite" | "postgres";
@@ -1375,11 +1383,13 @@ export interface Store {
   /** Makes the person known, once, and keeps their latest e-mail. */
   welcome(personId: string, email: string | null): Promise<void>;
   /** Writes, if the version is still the one seen. False: it isn't, or somebody holds the row,
-   *  and nothing was written. A write that arrives late or twice is false by construction. */
-  commit(personId: string, versionSeen: string, next: Pick<Row, "state" | "receipts">):
-    Promise<boolean>;
+   *  and nothing was written. A write that arrives late or twice is false by construction.
+   *  @throws Refusal when somebody else has one of the claims: nothing was written, either. */
+  commit(personId: string, versionSeen: string, next: Next): Promise<boolean>;
   /** Erases, if the version is still the one seen. True if anything was; there may be a rest. */
   forget(personId: string, versionSeen: string): Promise<boolean>;
+  /** What anybody has claimed, of what begins so. */
+  claimed(prefix: string): Promise<string[]>;
   /** Does what a visit does, for nobody. @throws if a visit would fail. */
   ping(): Promise<void>;
   close(): Promise<void>;
@@ -1402,18 +1412,29 @@ const TABLES = `
   create table if not exists users (id text primary key, email text);
   create table if not exists user_state (
     user_id text not null references users (id) on delete cascade, state jsonb not null);
-  create unique index if not exists user_state_user on user_state (user_id);`;
+  create unique index if not exists user_state_user on user_state (user_id);
+  create table if not exists user_claims (name text primary key,
+    user_id text not null references user_state (user_id) on delete cascade);
+  create index if not exists user_claims_user on user_claims (user_id);`;
+/** The table of claims follows its column in the statement that writes it: its key decides. */
+const ON_CLAIMS = `after update on user_state
+  for each row when (old.claims is distinct from new.claims)`;
+const followClaims = (wanted: string) => `begin
+  delete from user_claims where user_id = new.user_id and name not in (${wanted});
+  insert into user_claims select distinct name, new.user_id from (${wanted}) as wanted
+    where name not in (select name from user_claims where user_id = new.user_id);`;
 const COLUMNS = [
   ["users", "created_at", "timestamptz"],
   ["user_state", "receipts", "jsonb not null default '[]'"],
   ["user_state", "version", "text not null default ''"],
+  ["user_state", "claims", "jsonb not null default '[]'"],
 ] as const;
 const VISIT = [ // of nobody: it needs every column, and the rights to insert and update
   `insert into users (id, email, created_at)
     select id, email, created_at from users where false
     on conflict (id) do update set email = excluded.email`,
-  `insert into user_state (user_id, state, receipts, version)
-    select user_id, state, receipts, version from user_state where false
+  `insert into user_state (user_id, state, receipts, version, claims)
+    select user_id, state, receipts, version, claims from user_state where false
     on conflict (user_id) do update set version = excluded.version`,
 ];
 /** Somebody holds the row or the file, or the person is being erased: nothing was written. */
@@ -1469,10 +1490,15 @@ async function openStore({ kind, query, addTables, promptly, close }: Connection
         on conflict (user_id) do update set version = excluded.version
         where user_state.version = ''`, [id, newVersion()]);
     },
-    commit: (id, versionSeen, { state, receipts }) =>
-      write(`update user_state set state = $1, receipts = $2, version = $3
-        where user_id = $4 and version = $5 and ${promptly}`,
-      [state, receipts, newVersion(), id, versionSeen]),
+    commit: (id, versionSeen, { state, receipts, claims = [] }) =>
+      write(`update user_state set state = $1, receipts = $2, claims = $3, version = $4
+        where user_id = $5 and version = $6 and ${promptly}`,
+      [state, receipts, claims, newVersion(), id, versionSeen]).catch((error) => {
+        if (!/^(23505|SQLITE_CONSTRAINT_PRIMARYKEY)$/.test(error.code)) throw error;
+        throw new Refusal("taken", "Somebody else has that by now. Nothing was changed.");
+      }),
+    claimed: async (prefix) => (await query(`select name from user_claims
+      where substr(name, 1, length($1)) = $1`, [prefix])).map(({ name }) => name as string),
     async forget(id, versionSeen) {
       const erased = await write(`delete from user_state
         where user_id = $1 and version = $2 and ${promptly}`, [id, versionSeen]);
@@ -1519,13 +1545,15 @@ export async function sqliteStore(path: string) {
       if (owed) owed = db.query("pragma wal_checkpoint(truncate)").values()[0]![0] !== 0;
       return rows;
     }),
-    addTables: () => patiently(START_MS, () => {
+    addTables: () => patiently(START_MS, db.transaction(() => {
       db.run(TABLES);
       for (const [table, name, type] of COLUMNS) {
         const has = db.query("select 1 from pragma_table_info($1) where name = $2");
         if (!has.get(table, name)) db.run(`alter table ${table} add column ${name} ${type}`);
       }
-    }),
+      const follow = followClaims("select value as name from json_each(new.claims)");
+      db.run(`create trigger if not exists user_claims ${ON_CLAIMS} ${follow} end`);
+    })),
   });
 }
 
@@ -1599,7 +1627,11 @@ export function postgresStore(databaseUrl: string) {
   const columns = COLUMNS.map(([table, name, type]) =>
     `alter table ${table} add column if not exists ${name} ${type};`);
   // Replicas that start at once take turns, until the end of this one implicit transaction.
-  const ddl = `select pg_advisory_xact_lock(724301); ${TABLES} ${columns.join(" ")}`;
+  const follow = followClaims("select jsonb_array_elements_text(new.claims) as name");
+  const ddl = `select pg_advisory_xact_lock(724301); ${TABLES} ${columns.join(" ")}
+    create or replace function user_claims() returns trigger language plpgsql
+      as $$ ${follow} return null; end $$;
+    create or replace trigger user_claims ${ON_CLAIMS} execute function user_claims();`;
   return openStore({
     kind: "postgres",
     promptly: "(select set_config('lock_timeout', '200ms', true)) is not null",

@@ -258,7 +258,9 @@ describe.each(kinds)("The $kind store", ({ kind, place: newPlace }) => {
     ]],
   ])("takes tables as a learner made them, %s: rows are kept, columns added", async (_, tables) => {
     const where = await elsewhere();
-    for (const table of ["user_state", "users"]) await where.rows(`drop table ${table}`);
+    for (const table of ["user_claims", "user_state", "users"]) {
+      await where.rows(`drop table ${table}`);
+    }
     for (const table of tables) await where.rows(table);
     await where.rows(`insert into users (id, email)
       values ('local|ada', 'a@b.example'), ('local|ben', null)`);
@@ -302,7 +304,7 @@ describe.each(kinds)("The $kind store", ({ kind, place: newPlace }) => {
       await where.rows(`alter table ${table} rename column gone to ${name}`);
       expect((await send("/health")).status).toBe(200);
     }
-    await where.rows("drop table user_state");
+    for (const table of ["user_claims", "user_state"]) await where.rows(`drop table ${table}`);
     expect((await send("/health")).status).toBe(503);
   });
 });

@@ -1,0 +1,144 @@
+// A host app, played by both official clients: it knows the gateway's URL and nothing else.
+
+import * as newer from "@modelcontextprotocol/client";
+import type { OAuthClientProvider as OlderProvider } from "@modelcontextprotocol/sdk/client/auth.js";
+import { Client as OlderClient } from "@modelcontextprotocol/sdk/client/index.js";
+import {
+  StreamableHTTPClientTransport as OlderTransport,
+} from "@modelcontextprotocol/sdk/client/streamableHttp.js";
+import type { Transport } from "@modelcontextprotocol/sdk/shared/transport.js";
+import { type Service, signIn } from "./service.ts";
+
+export interface Result {
+  isError?: boolean;
+  content: { text?: string }[];
+  structuredContent?: Record<string, unknown>;
+}
+interface Visit {
+  revision: string | undefined;
+  call(name: string, args?: object): Promise<Result>;
+  close(): Promise<void>;
+}
+
+const BACK = "http://127.0.0.1:33333/callback"; // nobody listens there: the code is read before
+
+/** What an app keeps about one person, and the person at its browser. */
+export class App implements newer.OAuthClientProvider {
+  readonly redirectUrl = BACK;
+  readonly clientMetadata = {
+    client_name: "services",
+    redirect_uris: [BACK],
+    grant_types: ["authorization_code", "refresh_token"],
+    response_types: ["code"],
+    token_endpoint_auth_method: "none",
+    application_type: "native",
+  };
+  registered?: newer.StoredOAuthClientInformation;
+  kept?: newer.StoredOAuthTokens;
+  opened = 0; // how often the person saw a page
+  back = new URLSearchParams(); // what the service sent the browser back with
+  #state = "";
+  #verifier = "";
+
+  constructor(readonly service: Service, readonly person: string) {}
+
+  state() { return (this.#state = crypto.randomUUID()); }
+  clientInformation() { return this.registered; }
+  saveClientInformation(info: newer.StoredOAuthClientInformation) { this.registered = info; }
+  tokens() { return this.kept; }
+  saveTokens(tokens: newer.StoredOAuthTokens) { this.kept = tokens; }
+  saveCodeVerifier(verifier: string) { this.#verifier = verifier; }
+  codeVerifier() { return this.#verifier; }
+  async redirectToAuthorization(url: URL) {
+    this.opened++;
+    const { searchParams } = await signIn(url.href, this.service.answers(this.person));
+    this.back = searchParams;
+    const error = searchParams.get("error_description") ?? searchParams.get("error");
+    if (error) throw new Error(`${this.person} is sent back: ${error}`);
+    if (searchParams.get("state") !== this.#state) throw new Error("another state came back");
+  }
+}
+
+type Open = (url: URL, app: App) => {
+  connect(): Promise<Visit>;
+  finish(): Promise<void>;
+};
+
+const older: Open = (url, app) => {
+  const client = new OlderClient({ name: "older", version: "1" });
+  // Its types do not know exactOptionalPropertyTypes.
+  const transport = new OlderTransport(url, { authProvider: app as unknown as OlderProvider });
+  return {
+    finish: () => transport.finishAuth(app.back.get("code")!),
+    async connect() {
+      await client.connect(transport as Transport);
+      return {
+        revision: transport.protocolVersion,
+        call: async (name, args = {}) =>
+          await client.callTool({ name, arguments: { ...args } }) as Result,
+        close: () => client.close(),
+      };
+    },
+  };
+};
+const inEra = (mode: newer.VersionNegotiationMode): Open => (url, app) => {
+  const client = new newer.Client(
+    { name: "newer", version: "1" },
+    { versionNegotiation: { mode } },
+  );
+  const transport = new newer.StreamableHTTPClientTransport(url, { authProvider: app });
+  return {
+    finish: () => transport.finishAuth(app.back), // it looks at `iss` too: RFC 9207
+    async connect() {
+      await client.connect(transport);
+      return {
+        revision: client.getNegotiatedProtocolVersion(),
+        call: async (name, args = {}) =>
+          await client.callTool({ name, arguments: { ...args } }) as Result,
+        close: () => client.close(),
+      };
+    },
+  };
+};
+export const CLIENTS: [name: string, revision: string, Open][] = [
+  ["the older client", "2025-11-25", older],
+  ["the newer client", "2025-11-25", inEra("legacy")],
+  ["the newer client", "2026-07-28", inEra({ pin: "2026-07-28" })],
+];
+
+/** Turned away first, and sent to sign in; then let in. @throws if it was let in at once. */
+export async function signInAndConnect(open: Open, url: URL, app: App): Promise<Visit> {
+  const first = open(url, app);
+  const refused = await first.connect().then(() => undefined, (error: unknown) => error);
+  if (!refused) throw new Error("it was let in without a token");
+  if (app.opened !== 1 || !app.back.get("code")) throw refused;
+  await first.finish();
+  return open(url, app).connect();
+}
+
+/** A token as `app` would get it, but for the audience (or none) and scopes that it asks for. */
+export async function tokenFor(app: App, resource?: string, scope?: string): Promise<string> {
+  const { issuer } = app.service;
+  const metadata = await newer.discoverAuthorizationServerMetadata(issuer);
+  const asked = {
+    ...(metadata && { metadata }),
+    ...(scope !== undefined && { scope }),
+    ...(resource && { resource: new URL(resource) }),
+  };
+  const clientInformation = await newer.registerClient(issuer, {
+    ...asked, clientMetadata: app.clientMetadata,
+  });
+  const { authorizationUrl, codeVerifier } = await newer.startAuthorization(issuer, {
+    ...asked, clientInformation, redirectUrl: BACK, state: app.state(),
+  });
+  await app.redirectToAuthorization(authorizationUrl);
+  const tokens = await newer.exchangeAuthorization(issuer, {
+    ...asked,
+    clientInformation,
+    codeVerifier,
+    redirectUri: BACK,
+    authorizationCode: app.back.get("code")!,
+    iss: app.back.get("iss") ?? issuer,
+  });
+  return tokens.access_token;
+}

@@ -1,0 +1,91 @@
+// oidc-provider: a library that is the sign-in service's protocol, inside a server of yours. Its
+// own pages for trying things take any name and any password; yours come from `interactions`.
+
+import { createServer } from "node:http";
+import { exportJWK, generateKeyPair } from "jose";
+import { type Adapter, type AdapterPayload, type Configuration, Provider } from "oidc-provider";
+import { version } from "oidc-provider/package.json";
+import { emailOf, type Options, type Start } from "./service.ts";
+
+/** What to copy. Each line says what happens without it. */
+function settings({ resource, elsewhere, scopes, seconds }: Options): Configuration {
+  return {
+    scopes: ["openid", "offline_access", ...scopes],
+    features: {
+      registration: { enabled: true },
+      resourceIndicators: {
+        enabled: true,
+        getResourceServerInfo: (_, indicator) => {
+          if (![resource, elsewhere].includes(indicator)) throw new Error("unknown");
+          return {
+            audience: indicator,
+            scope: scopes.join(" "),
+            accessTokenFormat: "jwt",
+            accessTokenTTL: seconds,
+          };
+        },
+      },
+    },
+    extraTokenClaims: async (_, token) =>
+      "accountId" in token ? { email: emailOf(token.accountId) } : undefined,
+    findAccount: (_, id) => ({ accountId: id, claims: () => ({ sub: id, email: emailOf(id) }) }),
+    ttl: { AccessToken: seconds },
+  };
+}
+
+async function newKey() {
+  const { privateKey } = await generateKeyPair("RS256", { extractable: true });
+  return { ...await exportJWK(privateKey), kid: crypto.randomUUID(), alg: "RS256", use: "sig" };
+}
+
+export const start: Start = async (options) => {
+  const { origin, port } = options;
+  const kept = new Map<string, AdapterPayload>();
+  const withKey = async () => {
+    const provider = new Provider(origin, {
+      ...settings(options),
+      jwks: { keys: [await newKey()] },
+      adapter: (model) => memory(model, kept),
+      cookies: { keys: ["a secret that signs cookies"] },
+    });
+    provider.proxy = true; // believes the two headers below
+    return provider.callback();
+  };
+  let handle = await withKey();
+  const server = createServer((request, response) => {
+    request.headers["x-forwarded-proto"] = new URL(origin).protocol.slice(0, -1);
+    request.headers["x-forwarded-host"] = new URL(origin).host;
+    void handle(request, response);
+  });
+  await new Promise<void>((done) => server.listen(port, "127.0.0.1", done));
+  return {
+    version,
+    issuer: origin,
+    jwksUrl: `${origin}/jwks`,
+    authScopes: options.scopes.join(" "),
+    answers: (login) => ({ login, password: "any" }),
+    rotate: async () => void (handle = await withKey()), // as after a restart with another key
+    async stop() {
+      server.closeAllConnections();
+      await new Promise((done) => server.close(done));
+    },
+  };
+};
+
+/** Where oidc-provider keeps things; a real one has a database, and forgets what has expired. */
+function memory(model: string, kept: Map<string, AdapterPayload>): Adapter {
+  const key = (id: string) => `${model}:${id}`;
+  const find = async (fits: (one: AdapterPayload) => boolean) =>
+    [...kept].find(([name, one]) => name.startsWith(`${model}:`) && fits(one))?.[1];
+  return {
+    upsert: async (id, payload) => void kept.set(key(id), payload),
+    find: async (id) => kept.get(key(id)),
+    findByUid: async (uid) => find((one) => one.uid === uid),
+    findByUserCode: async (code) => find((one) => one.userCode === code),
+    consume: async (id) => void (kept.get(key(id))!.consumed = Math.floor(Date.now() / 1000)),
+    destroy: async (id) => void kept.delete(key(id)),
+    async revokeByGrantId(grant) {
+      for (const [name, one] of kept) if (one.grantId === grant) kept.delete(name);
+    },
+  };
+}
