@@ -47,6 +47,8 @@ export interface App<State extends object = object> {
   slug: string; // lower case with dashes: names the server, the database file and the scopes
   name: string; // as in "The NAME is open"
   about: string; // what it is, in a sentence or two, for a person
+  website?: string; // a URL with more of it, and …
+  privacy?: string; // … one that says what becomes of what is kept: directories ask for it
   scopes: { read: string; write: string }; // what each allows, in words for the consent page
   instructions: string; // what the app is for, in a sentence or two
   rules: string;
@@ -70,9 +72,9 @@ export interface ToolContext<State extends object = object> {
     /** Keeps what `decide` makes of the state; a Refusal that it throws keeps nothing. It may be
    *  called again, so it must only compute. */
     change(decide: (state: State) => State): Promise<State>;
-    /** The claims that anybody has, of those that begin so. */
-    claimed(prefix: string): Promise<string[]>;
   };
+  /** What anybody has claimed, of what begins so: names, and not whose they are. */
+  claimed(prefix: string): Promise<string[]>;
 }
 
 /** One thing that a change touched: a key of the state or, where the empty state holds an
@@ -666,7 +668,8 @@ session. Call begin_session, then repeat this call with the new session key.`);
   const odd = Object.keys(data).find((key) => NOT_STORABLE.test(JSON.stringify(data[key])));
   if (odd) throw new Refusal("arguments", `${odd} takes well-formed text without NUL.`);
 
-  const context = { person, keys, memory: memoryOf(server, call) };
+  const { claimed } = server.store;
+  const context = { person, keys, memory: memoryOf(server, call), claimed };
   const result = await withDeadline(arrived + TOOL_MS, () => tool.run(data, context));
   // A field that the menu doesn't promise (a quiz's right answers) never goes out.
   const checked = tool.output.safeParse(result);
@@ -887,7 +890,7 @@ const answer = (status: number, error: string, headers: Record<string, string> =
 /** The whole gateway: a request in, a response out. */
 export function createServer(parts: Parts, mockAuth?: Mounted) {
   const { app, config, store } = parts;
-  const { name, slug, about } = app;
+  const { origin, hostname } = new URL(config.resourceUrl);
   const recent: LogLine[] = []; // the last lines, for the board
   const log = (line: LogLine) => {
     if (recent.push(line) > 200) recent.shift();
@@ -896,16 +899,12 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
   const all = { ...commonTools(app, store), ...app.tools };
   const tools = new Map<string, Tool<CallContext>>(Object.entries(all));
   const menu = menuOf(tools);
-  const info = { name: slug, title: name, version };
+  const info = infoOf(app, origin);
   const server = { ...parts, log, info, tools, inTurn: queueByPerson() };
   const serveMcp = mcpEndpoint(server, menu, mockAuth);
-  const names = ["localhost", "127.0.0.1", "[::1]", new URL(config.resourceUrl).hostname];
+  const names = ["localhost", "127.0.0.1", "[::1]", hostname];
   const health = healthOf(store);
-  const facts = { // for the page; before sign-in, so nothing about a person
-    name, slug, about, url: config.resourceUrl,
-    signIn: config.authDisabled ? null : config.issuer,
-    ...(config.showsMenu && { instructions: instructionsOf(app), tools: menu }),
-  };
+  const facts = factsOf(parts, menu);
 
   async function route(request: Request, path: string, arrived: number) {
     if (request.method === "OPTIONS") return new Response(null, { status: 204 });
@@ -916,6 +915,7 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
       case "/.well-known/oauth-protected-resource":
       case "/.well-known/oauth-protected-resource/mcp": return Response.json(metadataOf(parts));
       case "/": return page();
+      case "/favicon.ico": return new Response(Bun.file(`${import.meta.dir}/seed/icon.png`));
       case "/door.json": return Response.json({ ...facts, board });
       case "/board": if (board) return new Response(watch(recent, parts), EVENT_STREAM);
     }
@@ -944,6 +944,24 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
     return answer(500, "server_error");
   };
   return (request: Request) => serve(request).catch(responseOf);
+}
+
+/** How we are introduced to a host. */
+const infoOf = ({ slug, name, website }: App, origin: string) => ({
+  name: slug,
+  title: name,
+  version,
+  icons: [{ src: `${origin}/favicon.ico`, mimeType: "image/png" }],
+  ...(website && { websiteUrl: website }),
+});
+/** For the page: before sign-in, so nothing about a person. */
+function factsOf({ app, config }: Parts, tools: mcp.Tool[]) {
+  const { name, slug, about, website, privacy } = app;
+  return {
+    name, slug, about, website, privacy, url: config.resourceUrl,
+    signIn: config.authDisabled ? null : config.issuer,
+    ...(config.showsMenu && { instructions: instructionsOf(app), tools }),
+  };
 }
 
 /** What platforms watch: it asks for what a visit needs, once for all who ask at a time. */
@@ -1153,7 +1171,7 @@ async function page() {
   const html = await Bun.file(`${import.meta.dir}/seed/door.html`).text();
   const nonce = crypto.randomUUID();
   const policy = `default-src 'none'; script-src 'nonce-${nonce}'; style-src 'nonce-${nonce}'; \
-connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'`;
+connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'`;
   return new Response(html.replaceAll("NONCE", nonce), {
     headers: { "Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": policy },
   });
@@ -1328,15 +1346,13 @@ function memoryOf({ app, store, inTurn }: Server, call: Call) {
     const changes = changedUnits(app.empty, before, state);
     if (changes.length === 0) return result;
     const receipts = withReceipt(found.receipts, call, changes, undoes);
-    const claims = app.claims?.(state) ?? [];
+    const kept = { state, receipts, claims: app.claims?.(state) };
     checkTime();
-    const isKept = await store.commit(id, found.version, { state, receipts, claims });
-    return isKept ? result : undefined;
+    return (await store.commit(id, found.version, kept)) ? result : undefined;
   });
   return {
     row,
     read: async () => stateOf(app, await row()),
-    claimed: (prefix: string) => store.claimed(prefix),
     welcome: async () => stateOf(app, await inTurn(id, known)), // makes the person known
     change: async (decide: (state: object) => object) =>
       (await change((now) => [decide(now)])).state,
@@ -1374,7 +1390,7 @@ export interface Row {
    *  ever saved here (a person half made or half erased, or a learner's row). */
   version: string;
 }
-type Next = Pick<Row, "state" | "receipts"> & { claims?: string[] };
+type Next = Pick<Row, "state" | "receipts"> & { claims?: string[] | undefined };
 /** Each statement settles within STORE_MS. */
 export interface Store {
   kind: "sqlite" | "postgres";
@@ -1437,20 +1453,23 @@ const VISIT = [ // of nobody: it needs every column, and the rights to insert an
     select user_id, state, receipts, version, claims from user_state where false
     on conflict (user_id) do update set version = excluded.version`,
 ];
+const TAKEN = "Somebody else has that by now. Nothing was changed.";
+const IS_TAKEN = /unique constraint.*user_claims/i;
 /** Somebody holds the row or the file, or the person is being erased: nothing was written. */
 const HELD = /^(55P03|23503|SQLITE_BUSY.*|SQLITE_CONSTRAINT_FOREIGNKEY)$/;
 const newVersion = () => randomBytes(12).toString("base64url");
 const fromJson = (value: unknown) => (typeof value === "string" ? JSON.parse(value) : value);
 
+const writer = (query: Connection["query"]) => async (sql: string, values: unknown[]) => {
+  const written = await query(`${sql} returning 1`, values).catch((error) => {
+    if (HELD.test(error.code)) return [];
+    throw IS_TAKEN.test(error.message) ? new Refusal("taken", TAKEN) : error;
+  });
+  return written.length > 0;
+};
 /** A store whose tables are right: they are touched only if a visit would fail without. */
 async function openStore({ kind, query, addTables, promptly, close }: Connection): Promise<Store> {
-  const write = async (sql: string, values: unknown[]) => {
-    const written = await query(`${sql} returning 1`, values).catch((error) => {
-      if (HELD.test(error.code)) return [];
-      throw error;
-    });
-    return written.length > 0;
-  };
+  const write = writer(query);
   const ping = async (ms = STORE_MS) => {
     for (const statement of VISIT) await query(statement, [], ms);
   };
@@ -1493,10 +1512,7 @@ async function openStore({ kind, query, addTables, promptly, close }: Connection
     commit: (id, versionSeen, { state, receipts, claims = [] }) =>
       write(`update user_state set state = $1, receipts = $2, claims = $3, version = $4
         where user_id = $5 and version = $6 and ${promptly}`,
-      [state, receipts, claims, newVersion(), id, versionSeen]).catch((error) => {
-        if (!/^(23505|SQLITE_CONSTRAINT_PRIMARYKEY)$/.test(error.code)) throw error;
-        throw new Refusal("taken", "Somebody else has that by now. Nothing was changed.");
-      }),
+      [state, receipts, claims, newVersion(), id, versionSeen]),
     claimed: async (prefix) => (await query(`select name from user_claims
       where substr(name, 1, length($1)) = $1`, [prefix])).map(({ name }) => name as string),
     async forget(id, versionSeen) {

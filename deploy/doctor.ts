@@ -227,3 +227,321 @@ function difference(came: string, wanted: string): string {
   if (a.port !== b.port) return "another port";
   return a.href === b.href ? "written otherwise" : "another path";
 }
+
+// ---- The walk, in the order of a host app ----
+
+const WALK = [
+  checkUrl, knock, knockOtherwise, readMetadata, readService, readKeys, // what anybody may read
+  register, openSignInPage, getToken, readToken, // getting in
+  speak2025, speak2026, readTools, bringWrongToken, useGate, // inside
+];
+
+/** Walks. The lines are also told one by one. */
+export async function diagnose(url: string, options: Options = {}): Promise<Line[]> {
+  const at = URL.parse(url);
+  const visit = new Visit(url, at ?? new URL("https://nowhere.invalid"), options);
+  const listener = options.signIn && listen(visit.state);
+  if (listener) visit.callback = listener.url;
+  for (const step of WALK) {
+    try {
+      await step(visit, listener);
+    } catch (error) {
+      if (!(error instanceof Trouble)) throw error;
+      visit.fail(error.step, error.message, error.fix);
+      if (!(error instanceof Stop)) continue;
+      visit.skip("the rest", "mend that first");
+      break;
+    }
+  }
+  listener?.stop();
+  return visit.lines;
+}
+
+async function checkUrl(visit: Visit): Promise<void> {
+  const { url, at } = visit;
+  const { protocol, hash, username, pathname, search, origin } = at;
+  const bare = `${origin}${url === origin ? "" : pathname}${search}`;
+  const stop = (says: string, fix: string) => {
+    throw new Stop("URL", says, fix);
+  };
+  if (!URL.canParse(url)) stop(`${url || "nothing"} is no URL`, "it looks like https://host/mcp");
+  if (username) stop("holds a name or a password", "take it out: sign-in is by token");
+  if (hash) stop(`holds a fragment (${hash})`, `paste ${bare}`);
+  if (protocol !== "https:" && !(protocol === "http:" && isHere(at))) {
+    stop(`is ${protocol}//`, "host apps take https alone (http on this machine): get a certificate, \
+or a tunnel");
+  }
+  if (url !== bare) stop("is not written as a host app writes it", `paste ${bare}`);
+  if (url.endsWith("/")) {
+    return visit.warn("URL", "ends in a slash", "apps compare it byte for byte: without is safer");
+  }
+  if (pathname !== "/mcp") {
+    return visit.warn("URL", `its path is ${pathname}`, "claude.ai is known to want /mcp");
+  }
+  visit.ok("URL", isHere(at) ? "of this machine: apps in a cloud can't reach it" : "https, plain");
+}
+
+const JSON_TYPE = { "content-type": "application/json" };
+const MCP = { ...JSON_TYPE, accept: "application/json, text/event-stream" };
+const INFO = { name: "doctor", version: "1" };
+const hello = (protocolVersion: string) =>
+  ({ protocolVersion, capabilities: {}, clientInfo: INFO });
+const message = (method: string, params: object) =>
+  JSON.stringify({ jsonrpc: "2.0", id: 1, method, params });
+
+/** The first request of all: without a token. */
+async function knock(visit: Visit): Promise<void> {
+  const body = message("initialize", hello("2025-11-25"));
+  const init = { method: "POST", headers: MCP, body };
+  const answer = await ask(visit, "reach", visit.url, init).catch((error: Trouble) => {
+    throw new Stop(error.step, error.message, error.fix);
+  });
+  visit.ok("reach", `${visit.at.host} answers${visit.at.protocol === "https:" ? ", by TLS" : ""}`);
+  const { status, headers } = answer;
+  const to = headers.get("location");
+  if (status === 401) {
+    visit.ok("no token", "401");
+    checkChallenge(visit, headers.get("www-authenticate") ?? "");
+  } else {
+    visit.refusal = status;
+    visit.fail("no token", to ? `${status}, sent on to ${to}` : `${reasonIn(answer)} instead of 401`,
+      to ? "paste the address it redirects to, or let it answer here: a POST is not sent on"
+        : adviceFor(answer));
+    visit.skip("challenge", "it comes with the 401");
+  }
+  const date = Date.parse(headers.get("date") ?? "");
+  visit.clockAhead = Number.isNaN(date) ? 0 : (date - Date.now()) / 1000;
+  const seconds = Math.round(Math.abs(visit.clockAhead));
+  if (Number.isNaN(date)) visit.skip("clock", "no Date header to compare with");
+  else {
+    visit.expect("clock", seconds <= 30, "as this machine's", [
+      `the server's is ${seconds} s ${visit.clockAhead > 0 ? "ahead of" : "behind"} this machine's`,
+      "let both keep time by NTP: a token is refused when its times are not now",
+    ]);
+  }
+}
+function adviceFor({ status, isHtml }: Answer): string {
+  if (isHtml && status < 500) {
+    return "a bot filter or a login page answers for it: let POSTs to this path through to the server";
+  }
+  if (status < 300) return "hosts sign in on a 401 alone: switch sign-in on (here: no AUTH_DISABLED)";
+  if (status === 403) return "401 is what starts sign-in; ours says 403 to a Host or an Origin that \
+RESOURCE_URL does not name, a firewall to what it takes for a bot";
+  if (status === 404) return "check the path: ours answers at /mcp";
+  if (status === 405) return "that path takes no POST: is it the URL of the MCP endpoint?";
+  if (status === 429) return "its rate limit: wait a minute";
+  if (status >= 500) return "look at the server's log; for 502 to 504, whether the proxy finds it";
+  return "the server has to answer 401 before it looks at anything else";
+}
+function checkChallenge(visit: Visit, challenge: string): void {
+  if (!/\bBearer\b/i.test(challenge)) {
+    const came = challenge ? `WWW-Authenticate is ${challenge}` : "no WWW-Authenticate";
+    return visit.fail("challenge", came, `answer the 401 with WWW-Authenticate: Bearer \
+resource_metadata="${knownPath(visit.at)}" (a proxy may have removed it)`);
+  }
+  visit.challenge = challenge;
+  if (!/\bresource_metadata=/.test(challenge)) {
+    return visit.warn("challenge", "Bearer, without resource_metadata", "name the metadata's URL");
+  }
+  if (/\berror=/.test(challenge)) {
+    return visit.warn("challenge", "names an error, though no token was sent", "leave error= out: \
+some apps take it for a bad token (RFC 6750, section 3.1)");
+  }
+  visit.ok("challenge", "Bearer, with resource_metadata");
+}
+const knownPath = ({ origin, pathname }: URL) =>
+  `${origin}/.well-known/oauth-protected-resource${pathname.replace(/\/$/, "")}`;
+
+/** What some apps begin with, a browser asks first, and a stranger brings. */
+async function knockOtherwise(visit: Visit): Promise<void> {
+  const { url, refusal } = visit;
+  const get = await ask(visit, "GET", url, { headers: { accept: "text/event-stream" } });
+  if ([401, 405].includes(get.status)) visit.ok("GET", String(get.status));
+  else if (get.status === refusal) visit.skip("GET", `${refusal}, as above`);
+  else if (get.status >= 500) visit.fail("GET", reasonIn(get), "some apps begin with GET: 401 or 405");
+  else visit.warn("GET", `${reasonIn(get)}, not 401 or 405`, "some apps begin with GET");
+
+  const origin = "http://localhost:6274"; // MCP Inspector's
+  const asked = ["authorization", "content-type", "mcp-protocol-version"];
+  const preflight = await ask(visit, "CORS", url, {
+    method: "OPTIONS",
+    headers: {
+      origin,
+      "access-control-request-method": "POST",
+      "access-control-request-headers": asked.join(","),
+    },
+  });
+  const allowed = (name: string) => preflight.headers.get(`access-control-allow-${name}`) ?? "";
+  const names = allowed("headers").toLowerCase().split(/\s*,\s*/);
+  const missing = asked.filter((name) => !names.includes(name));
+  if (preflight.status >= 300 || !["*", origin].includes(allowed("origin"))) {
+    visit.warn("CORS", `${preflight.status}: a page at ${origin} may not call`, "clients that run \
+in a browser (MCP Inspector) need Access-Control-Allow-Origin on OPTIONS, before sign-in");
+  } else if (missing.length > 0) {
+    visit.warn("CORS", `does not allow ${missing}`, "name it in Access-Control-Allow-Headers");
+  } else visit.ok("CORS", "clients in a browser may call");
+
+  const made = visit.keep(`made-up.${random()}`);
+  const stranger = await ask(visit, "made-up token", url, asToken(made, "tools/list", {}));
+  if (stranger.status === refusal) return visit.skip("made-up token", `${refusal}, as above`);
+  const says = stranger.headers.get("www-authenticate") ?? "";
+  if (stranger.status === 401 && !/error="?invalid_token/.test(says)) {
+    return visit.warn("made-up token", "401, without invalid_token", 'say error="invalid_token": \
+apps then fetch a new token');
+  }
+  visit.expect("made-up token", stranger.status === 401, "401 invalid_token", [
+    `${reasonIn(stranger)} instead of 401`,
+    stranger.status < 300 ? "ANYBODY GETS IN: check signature, issuer and audience of each token"
+      : "every bad token is a 401; 503 means that it has no keys to check with (AUTH_JWKS_URL)",
+  ]);
+}
+const asToken = (token: string, method: string, params: object, headers: object = {}) =>
+  ({ method: "POST", headers: { ...MCP, authorization: `Bearer ${token}`, ...headers },
+    body: message(method, params) });
+
+// ---- What anybody may read ----
+
+/** A JSON document, or why there is none. */
+async function fetchJson(visit: Visit, step: string, url: string): Promise<Json | string> {
+  const answer = await ask(visit, step, url, { headers: { accept: "application/json" } });
+  const to = answer.headers.get("location");
+  if (to) return `${url} redirects (${answer.status}) to ${to}`;
+  if (answer.status !== 200) return `${url} answers ${reasonIn(answer)}`;
+  const type = answer.headers.get("content-type") ?? "nothing";
+  if (!/\bjson\b/.test(type)) return `${url} is sent as ${type}, not application/json`;
+  return answer.json ?? `${url} holds no JSON object`;
+}
+
+/** RFC 9728: of the server itself. */
+async function readMetadata(visit: Visit): Promise<void> {
+  const { at, url } = visit;
+  const known = knownPath(at);
+  const named = /\bresource_metadata="?([^",\s]*)/.exec(visit.challenge)?.[1];
+  const first = await fetchJson(visit, "metadata", named ?? known);
+  const second = named && named !== known ? await fetchJson(visit, "known path", known) : first;
+  const root = `${at.origin}/.well-known/oauth-protected-resource`;
+  const fix = `serve it at ${known}, as JSON and without sign-in (RFC 9728, section 3)`;
+  if (typeof first === "string") visit.fail("metadata", first, fix);
+  else visit.ok("metadata", named ? "where the challenge says" : "at its known path");
+  if (second !== first) {
+    if (typeof second === "string") visit.warn("known path", second, fix);
+    else visit.ok("known path", "there too");
+  }
+  const found = [first, second, await fetchJson(visit, "metadata", root)].find(isObject);
+  visit.metadata = found;
+  if (!found) return;
+
+  const resource = text(found.resource);
+  visit.expect("resource", resource === url, "is the URL, byte for byte", [
+    `says ${resource || "nothing"}, and you typed ${url} (${difference(resource, url)})`,
+    `paste what it says, or let the server call itself what you paste (here: RESOURCE_URL=${url})`,
+  ]);
+  const [issuer = "", ...others] = list(found.authorization_servers).map(text);
+  visit.issuer = issuer;
+  visit.expect("authorization server", issuer !== "",
+    `${issuer}${others.length > 0 ? " (the first; claude.ai ignores the others)" : ""}`,
+    ["authorization_servers is empty", "name the issuer of the sign-in service (here: AUTH_ISSUER)"]);
+  visit.expect("scopes", !list(found.scopes_supported).includes("offline_access"),
+    list(found.scopes_supported).join(" ") || "none asked for", [
+      "scopes_supported lists offline_access",
+      "take it out: it belongs to the sign-in service's metadata (claude.ai)",
+    ]);
+}
+
+/** RFC 8414, then OpenID Connect Discovery: of the sign-in service. */
+async function readService(visit: Visit): Promise<void> {
+  const { issuer } = visit;
+  if (!issuer) return visit.skip("sign-in service", "nobody names one");
+  const at = URL.parse(issuer);
+  const path = at?.pathname.replace(/\/$/, "");
+  const places = [
+    `${at?.origin}/.well-known/oauth-authorization-server${path}`,
+    `${at?.origin}/.well-known/openid-configuration${path}`,
+    `${issuer.replace(/\/$/, "")}/.well-known/openid-configuration`,
+  ];
+  const problems: string[] = [];
+  for (const place of at ? places : [issuer]) {
+    const found = await fetchJson(visit, "sign-in service", place);
+    if (typeof found === "string") problems.push(found);
+    else visit.service ??= found;
+    if (visit.service) break;
+  }
+  const { service } = visit;
+  if (!service) {
+    return visit.fail("sign-in service", problems[0]!, `none of its ${problems.length} known places \
+has metadata: is the issuer right (here: AUTH_ISSUER)? It is the "issuer" of its discovery document`);
+  }
+  visit.ok("sign-in service", problems.length > 0 ? "by OpenID Connect Discovery" : "by RFC 8414");
+  visit.expect("issuer", service.issuer === issuer, "calls itself what the server calls it", [
+    `calls itself ${text(service.issuer)} and the server calls it ${issuer} \
+(${difference(text(service.issuer), issuer)})`,
+    `name it byte for byte as it does (here: AUTH_ISSUER=${text(service.issuer)})`,
+  ]);
+  checkService(visit, service);
+}
+function checkService(visit: Visit, service: Json): void {
+  const isSecure = (name: string) => {
+    const url = URL.parse(text(service[name]));
+    return url !== null && (url.protocol === "https:" || (isHere(url) && isHere(visit.at)));
+  };
+  const bad = ["authorization_endpoint", "token_endpoint"].filter((name) => !isSecure(name));
+  visit.expect("endpoints", bad.length === 0, "for authorizing and for tokens",
+    [`${bad.join(" and ")}: no https URL`, "the sign-in service has to name both"]);
+  const has = (name: string, value: string) => list(service[`${name}_supported`]).includes(value);
+  visit.expect("PKCE", has("code_challenge_methods", "S256"), "S256",
+    ["code_challenge_methods_supported lacks S256", "switch PKCE on there: apps refuse to go on"]);
+  const grants = service.grant_types_supported ?? ["authorization_code"];
+  const codes = has("response_types", "code") && list(grants).includes("authorization_code");
+  if (codes && !list(grants).includes("refresh_token")) {
+    visit.warn("grants", "no refresh_token in grant_types_supported",
+      "without it people sign in anew whenever a token runs out");
+  } else {
+    visit.expect("grants", codes, "code and refresh", ["response_types_supported lacks code, or \
+grant_types_supported authorization_code", "switch the authorization code flow on there"]);
+  }
+  const registers = isSecure("registration_endpoint");
+  const says = service.client_id_metadata_document_supported === true;
+  const none = has("token_endpoint_auth_methods", "none");
+  const ways = [registers && "registration", says && none && "documents (CIMD)"].filter(Boolean);
+  const fixNone = 'add "none" to token_endpoint_auth_methods_supported: apps have no secret';
+  if (registers && says && !none) {
+    visit.warn("apps", "registration; not documents: they need none too", fixNone);
+  } else {
+    visit.expect("apps", ways.length > 0, `by ${ways.join(" and ")}`, [
+      "can't say who they are: neither registration nor documents",
+      says ? fixNone : "switch on dynamic client registration (RFC 7591), or CIMD, there",
+    ]);
+  }
+  if (service.authorization_response_iss_parameter_supported === true) visit.ok("ChatGPT", "iss");
+  else {
+    visit.warn("ChatGPT", "no authorization_response_iss_parameter_supported",
+      "without iss (RFC 9207) ChatGPT has no stable client id there: it has to register");
+  }
+}
+
+async function readKeys(visit: Visit): Promise<void> {
+  if (!visit.service) return visit.skip("keys", "no sign-in service is known");
+  const url = text(visit.service.jwks_uri);
+  if (!url) {
+    return visit.warn("keys", "no jwks_uri", "tokens can only be checked by asking the service: a \
+gateway like ours can't");
+  }
+  const found = await fetchJson(visit, "keys", url);
+  const fix = "it has to publish its public signing keys there (here: AUTH_JWKS_URL)";
+  if (typeof found === "string") return visit.fail("keys", found, fix);
+  const keys = list(found.keys).filter(isObject) as JWK[];
+  if (keys.some(({ kty, d, k }) => kty === "oct" || d || k)) {
+    return visit.fail("keys", "A PRIVATE OR SHARED KEY IS PUBLISHED: anybody can make tokens",
+      "make a new key, publish its public members alone (kty, kid, n and e, or crv, x and y)");
+  }
+  const usable = keys.filter(({ kty = "", use = "sig", alg = ALGORITHMS[0]! }) =>
+    /^(RSA|EC|OKP)$/.test(kty) && use === "sig" && ALGORITHMS.includes(alg));
+  if (JSON.stringify(found).length > 65_536) return visit.fail("keys", "over 64 KiB", "drop old keys");
+  visit.keys = { keys };
+  if (usable.length > 0 && usable.every(({ kid }) => !kid)) {
+    return visit.warn("keys", "no key has a kid", "give each one: or a new key is not noticed");
+  }
+  const algorithms = [...new Set(usable.map(({ alg, kty }) => alg ?? kty))];
+  visit.expect("keys", usable.length > 0, `${usable.length} to sign with (${algorithms.join(", ")})`, [
+    `none of ${keys.length} is for signing with ${ALGORITHMS.join(", ")}`, fix]);
+}

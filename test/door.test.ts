@@ -39,7 +39,7 @@ describe("The page", () => {
       "script-src": `'nonce-${nonce}'`,
       "style-src": `'nonce-${nonce}'`,
       "connect-src": "'self'",
-      "img-src": "data:",
+      "img-src": "'self'",
       "base-uri": "'none'",
       "form-action": "'none'",
       "frame-ancestors": "'none'",
@@ -92,6 +92,14 @@ describe("Its facts", () => {
   ])("%s", async (_, env, expected) => {
     const { name, slug, about } = sampleApp;
     expect<object>(await factsOf(await gateway({ env }))).toEqual({ name, slug, about, ...expected });
+  });
+  test("have the app's website and privacy page, when it has them; hosts get the first", async () => {
+    const links = { website: "https://notes.example/", privacy: "https://notes.example/privacy" };
+    const room = await gateway({ app: { ...sampleApp, ...links } });
+    expect(await factsOf(room)).toMatchObject(links);
+    const { body } = await room.modern("health", { arguments: {} }, await mint());
+    const { websiteUrl } = body.result._meta["io.modelcontextprotocol/serverInfo"];
+    expect(websiteUrl).toBe(links.website);
   });
   test("say nothing about a person", async () => {
     const room = await gateway();

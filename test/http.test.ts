@@ -319,13 +319,25 @@ describe("/health and everything else", () => {
     await send("/health");
     expect(pings).toBe(2);
   });
-  test.each([["GET", "/favicon.ico"], ["GET", "/main.ts"], ["GET", "/.env"], ["DELETE", "/"]])(
+  test.each([["GET", "/seed/icon.png"], ["GET", "/main.ts"], ["GET", "/.env"], ["DELETE", "/"]])(
     "%s %s is 404, in JSON",
     async (method, path) => {
       const response = await room.send(path, { method });
       expect([response.status, await response.json()]).toEqual([404, { error: "not_found" }]);
     },
   );
+  test("the icon that hosts are told of is there, before sign-in", async () => {
+    const { serverInfo } = (await read(await post(message("initialize", {
+      protocolVersion: "2025-11-25", capabilities: {}, clientInfo: { name: "a", version: "1" },
+    })))).result;
+    const icons = [{ src: "http://localhost:8000/favicon.ico", mimeType: "image/png" }];
+    expect(serverInfo.icons).toEqual(icons);
+    const icon = await room.send("/favicon.ico");
+    expect(icon.headers.get("content-type")).toBe("image/png");
+    const bytes = Buffer.from(await icon.arrayBuffer());
+    expect(bytes.subarray(1, 4).toString()).toBe("PNG");
+    expect(bytes.length).toBeLessThan(20_000);
+  });
   test("an exception is a bare 500, and a line in the log without its words", async () => {
     const own = await gateway({
       keys: async () => {

@@ -6,7 +6,7 @@ import { mcp } from "@better-auth/mcp";
 import { betterAuth } from "better-auth";
 import { getMigrations } from "better-auth/db/migration";
 import { jwt } from "better-auth/plugins";
-import { version } from "better-auth/package.json";
+import { version } from "./node_modules/better-auth/package.json";
 import { emailOf, type Options, type Start } from "./service.ts";
 
 /** What to copy. Each line says what happens without it. */
@@ -81,6 +81,7 @@ export const start: Start = async (options) => {
     version,
     issuer,
     jwksUrl: `${issuer}/jwks`,
+    howTo: "type any name, and a password of at least 8 characters",
     answers: (name) => ({ name, password: `the password of ${name}` }),
     async rotate() {
       const { adapter } = await auth.$context;

@@ -59,7 +59,7 @@ export class App implements newer.OAuthClientProvider {
   }
 }
 
-type Open = (url: URL, app: App) => {
+export type Open = (url: URL, app: App) => {
   connect(): Promise<Visit>;
   finish(): Promise<void>;
 };

@@ -4,7 +4,7 @@
 import { createServer } from "node:http";
 import { exportJWK, generateKeyPair } from "jose";
 import { type Adapter, type AdapterPayload, type Configuration, Provider } from "oidc-provider";
-import { version } from "oidc-provider/package.json";
+import { version } from "./node_modules/oidc-provider/package.json";
 import { emailOf, type Options, type Start } from "./service.ts";
 
 /** What to copy. Each line says what happens without it. */
@@ -63,6 +63,7 @@ export const start: Start = async (options) => {
     issuer: origin,
     jwksUrl: `${origin}/jwks`,
     authScopes: options.scopes.join(" "),
+    howTo: "type any name and any password",
     answers: (login) => ({ login, password: "any" }),
     rotate: async () => void (handle = await withKey()), // as after a restart with another key
     async stop() {

@@ -14,6 +14,7 @@ export interface Service {
   issuer: string; // AUTH_ISSUER
   jwksUrl: string; // AUTH_JWKS_URL
   authScopes?: string; // AUTH_SCOPES, where the gateway has to be told
+  howTo: string; // for a person at its pages, in words
   /** What a person types where the service asks who they are. */
   answers(person: string): Record<string, string>;
   /** A new key with a kid of its own; the old one is withdrawn. */
@@ -74,16 +75,16 @@ function fill({ fields, buttons: [button] }: Form, answers: Record<string, strin
   return body;
 }
 
-/** The last form of the page that is sent by POST. */
+/** The last form of the page. */
 async function formOf(page: string): Promise<Form | undefined> {
   const forms: Form[] = [];
   const read = (element: HTMLRewriterTypes.Element, name: string) =>
     unescape(element.getAttribute(name) ?? "");
   await new HTMLRewriter()
-    .on('form[method="post" i]', { element(form) {
+    .on("form", { element(form) {
       forms.push({ action: read(form, "action"), fields: [], buttons: [] });
     } })
-    .on('form[method="post" i] :is(input, button)', { element(input) {
+    .on("form input, form button", { element(input) {
       const [name, value] = [read(input, "name"), read(input, "value")];
       const isButton = input.tagName === "button" || read(input, "type") === "submit";
       if (isButton) forms.at(-1)!.buttons.push({ name, value });

@@ -2,36 +2,40 @@
 // our gateway with it as its AUTH_ISSUER. Both official clients find it from the 401 alone,
 // register themselves, sign a person in on the service's own pages, and use the gateway.
 //
-//   bun run services                       every service; a row a line, code 1 if one fails
-//   bun run services better-auth           this one alone
+//   bun run services                     every service; a row a line, code 1 if one fails
+//   bun run services better-auth         this one alone
 //
 // The settings are in better-auth.ts, oidc-provider.ts and keycloak.ts, to be copied: each line
 // there says what happens without it. Better Auth and oidc-provider come from npm. Keycloak is
 // skipped unless KEYCLOAK_HOME names its unpacked distribution, and JAVA_HOME a Java that runs it.
 //
-// To start one service and leave it running until Ctrl+C, for a gateway or a browser of yours:
+// To start one service and leave it running until Ctrl+C, for a gateway and a browser of yours:
 //
-//   bun deploy/services/services.ts better-auth --keep \
-//     --port 9443 --origin https://sign-in.example:443 --resource https://mcp.example/mcp
+//   bun deploy/services/services.ts better-auth --keep
+//     --port 9443                        where it listens, on 127.0.0.1 (a free one)
+//     --origin https://sign-in.example   where a proxy shows it (http://localhost:PORT)
+//     --resource https://you.example/mcp the gateway's RESOURCE_URL (http://localhost:8000/mcp)
+//     --seconds 600                      how long an access token lives (3600)
 //
-// --port is where it listens on 127.0.0.1, --origin where a proxy shows it to people and apps
-// (without one, http://localhost:PORT), --resource the gateway's RESOURCE_URL (without one,
-// http://localhost:8000/mcp), --seconds how long an access token lives (3600). It prints what the
-// gateway has to be told. It needs the packages of the repository's own folder, too.
+// It prints what the gateway has to be told. The packages of the folder above are needed too.
 
 import { parseArgs } from "node:util";
 import { decodeJwt, decodeProtectedHeader } from "jose";
 import { loadApp } from "../../main.ts";
 import script from "../../seed/rehearsal.json";
 import { start as betterAuth } from "./better-auth.ts";
-import { App, CLIENTS, signInAndConnect, tokenFor } from "./client.ts";
-import { atEnd, type Gateway, freePort, knock, scratch, startGateway, tidyUp, until } from "./gateway.ts";
+import { App, CLIENTS, type Open, type Result, signInAndConnect, tokenFor } from "./client.ts";
+import {
+  atEnd, freePort, type Gateway, knock, scratch, startGateway, tidyUp, until,
+} from "./gateway.ts";
+import { start as keycloak } from "./keycloak.ts";
 import { start as oidcProvider } from "./oidc-provider.ts";
 import { emailOf, NotHere, type Options, type Service, type Start } from "./service.ts";
 
 const SERVICES: Record<string, Start> = {
   "better-auth": betterAuth,
   "oidc-provider": oidcProvider,
+  keycloak,
 };
 const SECONDS = 30; // a token's life: long enough for a row, short enough to see it end
 const { slug } = await loadApp();
@@ -40,14 +44,17 @@ const SCOPES = [`${slug}:read`, `${slug}:write`];
 // ---- The rows ----
 
 let failed = 0;
-/** Prints how it went, and gives what `work` found out; undefined if it failed. */
-async function row<T extends string | { said: string }>(name: string, work: () => Promise<T>) {
+/** Prints how it went. @returns what `work` found out; undefined if it failed. */
+async function row<T>(name: string, work: () => Promise<T>, say = (found: T) => String(found)) {
   try {
     const found = await work();
-    const said = typeof found === "string" ? found : found.said;
-    console.log(`ok    ${name}${said && ` (${said})`}`);
+    console.log(`ok    ${name} (${say(found)})`);
     return found;
   } catch (error) {
+    if (error instanceof NotHere) {
+      console.log(`SKIP  ${name}: ${error.message}`);
+      return undefined;
+    }
     failed++;
     console.log(`FAIL  ${name}: ${error instanceof Error ? error.message : String(error)}`);
     return undefined;
@@ -56,54 +63,61 @@ async function row<T extends string | { said: string }>(name: string, work: () =
 function expect(isSo: unknown, otherwise: string): asserts isSo {
   if (!isSo) throw new Error(otherwise);
 }
-
-// ---- One service ----
-
-async function drive(name: string, start: Start) {
-  const port = await freePort();
-  const resource = `http://localhost:${await freePort()}/mcp`;
-  const options: Options = {
-    origin: `http://localhost:${port}`, port, resource, elsewhere: "http://localhost:1/mcp",
-    scopes: SCOPES, seconds: SECONDS, folder: await scratch(),
-  };
-  console.log(`\n${name}`);
-  const service = await row("it starts", async () => {
-    const began = performance.now();
-    const service = await start(options);
-    atEnd(service.stop);
-    const seconds = ((performance.now() - began) / 1000).toFixed(1);
-    return { ...service, said: `version ${service.version}, ${seconds} s` };
-  });
-  if (!service) return;
-  const gateway = await row("the gateway starts with it, and gets its keys", async () =>
-    ({ ...await startGateway(resource, service), said: service.issuer }));
-  if (!gateway) return;
-
-  const apps: App[] = [];
-  for (const [who, revision, open] of CLIENTS) {
-    const app = new App(service, `ada-${apps.length}`);
-    apps.push(app);
-    await visits(`${who}, ${revision}`, gateway, app, open, revision);
-  }
-  await twoPeople(gateway, service);
-  await wrongAudience(gateway, service, options);
-  await refreshes(gateway, apps);
-  await rotates(gateway, service, resource);
+/** What a tool gave. @throws what it said instead. */
+function told({ isError, content, structuredContent }: Result) {
+  expect(!isError && structuredContent, content[0]?.text ?? "no result");
+  return structuredContent;
 }
 
-async function visits(
-  who: string, { url }: Gateway, app: App, open: typeof CLIENTS[number][2], revision: string,
-) {
-  await row(`${who}: sent to sign in by the 401, it registers and the person signs in`, async () => {
+async function drive(name: string, start: Start) {
+  console.log(`\n${name}`);
+  const port = await freePort();
+  const options: Options = {
+    port,
+    origin: `http://localhost:${port}`,
+    resource: `http://localhost:${await freePort()}/mcp`,
+    elsewhere: "http://localhost:1/mcp",
+    scopes: SCOPES,
+    seconds: SECONDS,
+    folder: await scratch(),
+  };
+  const began = performance.now();
+  const seconds = () => `${((performance.now() - began) / 1000).toFixed(1)} s`;
+  const service = await row(`${name} starts`, () => start(options),
+    ({ version }) => `version ${version}, ${seconds()}`);
+  if (!service) return;
+  atEnd(service.stop);
+  const gateway = await row("the gateway starts with it, and gets its keys",
+    () => startGateway(options.resource, service), () => service.issuer);
+  if (!gateway) return;
+
+  const apps = CLIENTS.map((_, at) => new App(service, `ada-${at}`));
+  for (const [at, [who, revision, open]] of CLIENTS.entries()) {
+    await arrives(`${who}, ${revision}`, gateway, apps[at]!, open, revision);
+    await visits(`${who}, ${revision}`, gateway, apps[at]!, open);
+  }
+  await keepsApart(gateway, service);
+  await refuses(gateway, service, options);
+  await refreshes(gateway, apps);
+  await rotates(gateway, service, options);
+  await tidyUp();
+}
+
+async function arrives(who: string, { url }: Gateway, app: App, open: Open, revision: string) {
+  await row(`${who}: from the 401 to the service; it registers, the person signs in`, async () => {
     const visit = await signInAndConnect(open, url, app);
     expect(visit.revision === revision, `it speaks ${visit.revision}`);
     expect(app.registered?.client_id, "it did not register");
     await visit.close();
-    const token = app.kept!.access_token;
-    return `${decodeProtectedHeader(token).alg}, aud ${JSON.stringify(decodeJwt(token).aud)}, \
-scope ${JSON.stringify(decodeJwt(token).scope)}`;
+    return app.kept!.access_token;
+  }, (token) => {
+    const { aud, scope } = decodeJwt(token);
+    return `${decodeProtectedHeader(token).alg}; aud ${String(aud)}; scope ${String(scope)}`;
   });
-  await row(`${who}: it looks something up, saves, and a new client finds it`, async () => {
+}
+
+async function visits(who: string, { url }: Gateway, app: App, open: Open) {
+  await row(`${who}: looks something up, saves, and a new client finds it`, async () => {
     const first = await open(url, app).connect();
     const { session } = told(await first.call("begin_session"));
     told(await first.call(script.read.tool, { session, ...script.read.args }));
@@ -114,26 +128,120 @@ scope ${JSON.stringify(decodeJwt(token).scope)}`;
     expect(Bun.deepEquals(again.state, saved.state), "it finds something else");
     const { profile } = told(await second.call("user_get_profile", { session: again.session }));
     const { email } = profile as { email: string | null };
-    expect(email === emailOf(app.person), `the e-mail address is ${email}`);
+    expect(email === emailOf(app.person), `the token's e-mail address is ${email}`);
     await second.close();
     return email;
   });
 }
-function told({ isError, content, structuredContent }: Result) {
-  expect(!isError && structuredContent, content[0]?.text ?? "no result");
-  return structuredContent;
-}
 
-async function twoPeople({ url }: Gateway, service: Service) {
-  await row("another person of the same service finds nothing of that", async () => {
+async function keepsApart({ url }: Gateway, service: Service) {
+  await row("another person finds nothing of that", async () => {
     const [, , open] = CLIENTS.at(-1)!;
     const visit = await signInAndConnect(open, url, new App(service, "ben"));
-    const { session, state } = told(await visit.call("begin_session"));
-    expect(!JSON.stringify(state).includes(JSON.stringify(script.save.args).slice(1, -1)),
-      "it was all there");
-    const { actions } = told(await visit.call("user_list_actions", { session }));
-    expect((actions as unknown[]).length === 0, "there are actions of somebody else");
+    const { session } = told(await visit.call("begin_session"));
+    const { actions } = told(await visit.call("user_list_actions", { session })) as
+      { actions: object[] };
+    expect(actions.length === 0, "there are changes that they did not make");
     await visit.close();
-    return "";
+    return "ben";
   });
+}
+
+/** Tokens that the same service gives for something else. */
+async function refuses(gateway: Gateway, service: Service, { elsewhere }: Options) {
+  const app = new App(service, "ada-0");
+  for (const [name, get] of [
+    ["for another server", () => tokenFor(app, elsewhere)],
+    ["asked for without naming a server", () => tokenFor(app)],
+  ] as const) {
+    await row(`a token ${name} is refused, and the log says why`, async () => {
+      const { status, why } = await knock(gateway, await get());
+      expect(status === 401 && /^sign-in: (aud|form),/.test(why), `${status} ${why}`);
+      return why;
+    });
+  }
+}
+
+async function refreshes({ url }: Gateway, apps: App[]) {
+  for (const [at, [who, revision, open]] of CLIENTS.entries()) {
+    await row(`${who}, ${revision}: the token runs out, is refreshed, and it goes on`, async () => {
+      const app = apps[at]!;
+      const { access_token } = app.kept!;
+      const left = decodeJwt(access_token).exp! * 1000 - Date.now();
+      await Bun.sleep(Math.max(0, left + 1_000));
+      const visit = await open(url, app).connect();
+      told(await visit.call("begin_session"));
+      await visit.close();
+      expect(app.kept!.access_token !== access_token, "it has the same token");
+      expect(app.opened === 1, "the person had to sign in again");
+      return `after ${Math.max(0, Math.ceil(left / 1000))} s`;
+    });
+  }
+}
+
+async function rotates(gateway: Gateway, service: Service, { resource }: Options) {
+  const kid = (token: string) => decodeProtectedHeader(token).kid;
+  const tokens = await row("the service gets a new key, and the old one is withdrawn", async () => {
+    const before = await tokenFor(new App(service, "ada-0"), resource);
+    expect((await knock(gateway, before)).status === 200, "the old key's token is refused early");
+    await service.rotate();
+    const after = await tokenFor(new App(service, "ada-1"), resource);
+    expect(kid(before) !== kid(after), "it still signs with the old one");
+    return { before, after };
+  }, ({ before, after }) => `kid ${kid(before)}, now ${kid(after)}`);
+  if (!tokens) return;
+  await row("a token of the new key is good within ten seconds", () =>
+    until(async () => (await knock(gateway, tokens.after)).status === 200, 10_000),
+    (ms) => `after ${ms} ms`);
+  await row("a token of the withdrawn key is refused once the gateway has started anew", async () => {
+    await gateway.restart();
+    const { status, why } = await knock(gateway, tokens.before);
+    expect(status === 401 && why.includes("NO_MATCHING_KEY"), `${status} ${why}`);
+    return `${why}; without a restart it would be eleven minutes`;
+  });
+}
+
+// ---- Start ----
+
+async function keep(start: Start, given: Record<"port" | "origin" | "resource", string | undefined>,
+  seconds: number) {
+  const port = given.port ? Number(given.port) : await freePort();
+  const service = await start({
+    port,
+    origin: given.origin ?? `http://localhost:${port}`,
+    resource: given.resource ?? "http://localhost:8000/mcp",
+    elsewhere: "http://localhost:1/mcp",
+    scopes: SCOPES,
+    seconds,
+    folder: await scratch(),
+  });
+  atEnd(service.stop);
+  console.log(`AUTH_ISSUER=${service.issuer}\nAUTH_JWKS_URL=${service.jwksUrl}`);
+  if (service.authScopes) console.log(`AUTH_SCOPES="${service.authScopes}"`);
+  console.log(`# ${service.howTo}; Ctrl+C ends it`);
+}
+
+for (const signal of ["SIGINT", "SIGTERM"]) {
+  process.on(signal, () => void tidyUp().then(() => process.exit(130)));
+}
+const text = { type: "string" } as const;
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    keep: { type: "boolean" }, port: text, origin: text, resource: text, seconds: text,
+  },
+});
+const names = positionals.length > 0 ? positionals : Object.keys(SERVICES);
+const unknown = names.find((name) => !SERVICES[name]);
+if (unknown || (values.keep && names.length !== 1)) {
+  console.error(`Name one of ${Object.keys(SERVICES).join(", ")}.`);
+  process.exit(1);
+}
+if (values.keep) {
+  const { port, origin, resource, seconds = "3600" } = values;
+  await keep(SERVICES[names[0]!]!, { port, origin, resource }, Number(seconds));
+} else {
+  for (const name of names) await drive(name, SERVICES[name]!).finally(tidyUp);
+  console.log(failed ? `\n${failed} failed` : "\nall held");
+  process.exit(failed ? 1 : 0);
 }
