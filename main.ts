@@ -915,7 +915,7 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
       case "/.well-known/oauth-protected-resource":
       case "/.well-known/oauth-protected-resource/mcp": return Response.json(metadataOf(parts));
       case "/": return page();
-      case "/favicon.ico": return new Response(Bun.file(`${import.meta.dir}/seed/icon.png`));
+      case "/favicon.ico": return new Response(Bun.file(`${import.meta.dir}/seed/icon.png`), PNG);
       case "/door.json": return Response.json({ ...facts, board });
       case "/board": if (board) return new Response(watch(recent, parts), EVENT_STREAM);
     }
@@ -1176,6 +1176,7 @@ connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-a
     headers: { "Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": policy },
   });
 }
+const PNG = { headers: { "Content-Type": "image/png" } };
 const EVENT_STREAM = { headers: { "Content-Type": "text/event-stream" } };
 /** The log, from its last lines on. A board looks for new ones itself: the log knows nobody and
  *  waits for nobody, and who falls behind (a tab that sleeps) misses what has gone by. */

@@ -66,6 +66,9 @@ function refuse(error: string, problem: string, status = 400): never {
   throw new Refused(error, problem, status);
 }
 
+/** Where the key is kept: beside this file, or where an executable was started (in itself it can't
+ *  write). */
+const HOME = Bun.isStandaloneExecutable ? "." : import.meta.dir;
 const CODE_SECONDS = 60;
 const PAGE_SECONDS = 600;
 const REFRESH_SECONDS = 30 * 24 * 3600;
@@ -106,7 +109,7 @@ async function openService(options: MockAuthOptions) {
     scopes: [...new Set([...wanted, "offline_access"])],
     // Of a token for a curl that names none: a gateway that wants scopes would not take it.
     usual: scopes.length > 0 ? wanted.join(" ") : undefined,
-    keys: await openKeys(options.keyFile ?? `${import.meta.dir}/.mock-auth-key.json`),
+    keys: await openKeys(options.keyFile ?? `${HOME}/.mock-auth-key.json`),
     steps: new Map<string, number>(), // how far each sign-in has come: section 5
     guesses: { wrong: 0, waiting: 0 }, // at the passphrase
   };

@@ -545,3 +545,440 @@ gateway like ours can't");
   visit.expect("keys", usable.length > 0, `${usable.length} to sign with (${algorithms.join(", ")})`, [
     `none of ${keys.length} is for signing with ${ALGORITHMS.join(", ")}`, fix]);
 }
+
+// ---- Getting in ----
+
+/** RFC 7591. One for the walk itself, and one for each app whose redirects may be refused. */
+async function register(visit: Visit): Promise<void> {
+  const { service, metadata, challenge } = visit;
+  const named = /\bscope="([^"]*)"/.exec(challenge)?.[1]?.split(" ");
+  const scopes = new Set(named ?? list(metadata?.scopes_supported).map(text));
+  if (list(service?.scopes_supported).includes("offline_access")) scopes.add("offline_access");
+  visit.scope = [...scopes].join(" "); // what most apps ask for
+  const url = text(service?.registration_endpoint);
+  if (!url) return visit.skip("register", "no registration is known");
+  const apps = { "this machine": [visit.callback], ...REDIRECTS };
+  for (const [app, redirects] of Object.entries(apps)) {
+    const client = await registerOne(visit, `register: ${app}`, url, redirects);
+    if (app === "this machine") visit.client = client;
+  }
+}
+async function registerOne(visit: Visit, step: string, url: string, redirect_uris: string[]) {
+  const answer = await ask(visit, step, url, {
+    method: "POST",
+    headers: { ...JSON_TYPE, accept: "application/json" },
+    body: JSON.stringify({
+      client_name: "doctor",
+      redirect_uris,
+      grant_types: ["authorization_code", "refresh_token"],
+      response_types: ["code"],
+      token_endpoint_auth_method: "none",
+      ...(visit.scope && { scope: visit.scope }),
+    }),
+  });
+  visit.keep(text(answer.json?.client_secret));
+  visit.keep(text(answer.json?.registration_access_token));
+  const kept = list(answer.json?.redirect_uris ?? redirect_uris);
+  const lost = redirect_uris.filter((uri) => !kept.includes(uri));
+  const isFine = answer.status < 300 && text(answer.json?.client_id) !== "";
+  const fix = `let apps register with ${redirect_uris.join(", ")}`;
+  if (isFine && lost.length > 0) visit.fail(step, `it dropped ${lost.join(", ")}`, fix);
+  else visit.expect(step, isFine, "a client is left there", [`refused: ${reasonIn(answer)}`, fix]);
+  return isFine ? answer.json : undefined;
+}
+
+const sha256 = (secret: string) => createHash("sha256").update(secret).digest("base64url");
+function authorizeUrl(visit: Visit, changes: Record<string, string> = {}): string {
+  const url = URL.parse(text(visit.service?.authorization_endpoint));
+  const params = {
+    response_type: "code",
+    client_id: text(visit.client?.client_id),
+    redirect_uri: visit.callback,
+    state: visit.state,
+    code_challenge: sha256(visit.verifier),
+    code_challenge_method: "S256",
+    resource: visit.url,
+    scope: visit.scope,
+    prompt: visit.scope.includes("offline_access") ? "consent" : "",
+    ...changes,
+  };
+  for (const [name, value] of Object.entries(params)) if (value) url?.searchParams.set(name, value);
+  return url?.href ?? "";
+}
+
+/** What a browser that is not signed in gets. */
+async function openSignInPage(visit: Visit): Promise<void> {
+  const { service, client, issuer } = visit;
+  const look = async (step: string, changes: Record<string, string>) => {
+    const url = authorizeUrl(visit, changes);
+    const answer = await ask(visit, step, url, { headers: { accept: "text/html" } });
+    const to = URL.parse(answer.headers.get("location") ?? "", url);
+    const error = to?.searchParams.get("error");
+    const why = to?.searchParams.get("error_description") ?? "";
+    const problem = error ? `${error}: ${why}` : answer.status >= 400 && reasonIn(answer);
+    return { to: to?.href ?? "", problem, says: to ? `leads on to ${to.host}` : "a page" };
+  };
+  if (!service?.authorization_endpoint) return visit.skip("sign-in page", "no endpoint is known");
+  if (client) {
+    const page = await look("sign-in page", {});
+    visit.expect("sign-in page", !page.problem, page.says, [`refused: ${page.problem}`,
+      `the service has to take resource=${visit.url} (${visit.scope || "no scope"}) from any app`]);
+    const open = await look("without PKCE", { code_challenge: "", code_challenge_method: "" });
+    if (open.problem) visit.ok("without PKCE", "refused");
+    else visit.warn("without PKCE", `${open.says}, too`, "make PKCE a must there, if it isn't later");
+    const elsewhere = "http://127.0.0.1:33418/not-registered";
+    const led = await look("other redirect", { redirect_uri: elsewhere });
+    if (!led.to.startsWith(elsewhere)) visit.ok("other redirect", "not sent there");
+    else visit.warn("other redirect", "sent there, unregistered", "compare it exactly: codes leak");
+  } else visit.skip("sign-in page", "no client is registered");
+
+  const { clientDocument = CLAUDE_CODE } = visit.options;
+  if (service.client_id_metadata_document_supported !== true) {
+    return visit.skip("by document", "the service doesn't offer it: apps register");
+  }
+  const changes = { client_id: clientDocument, redirect_uri: "http://localhost:33418/callback" };
+  const page = await look("by document", changes);
+  const fix = `let it fetch ${clientDocument} (does it reach the internet?) and take any port of this \
+machine in its redirects`;
+  if (!page.problem) visit.ok("by document", `${page.says} for ${clientDocument}`);
+  else if (isHere(new URL(issuer))) visit.warn("by document", `refused: ${page.problem}`, fix);
+  else visit.fail("by document", `refused: ${page.problem}`, fix);
+}
+
+/** Where the browser comes back to. */
+type Listener = ReturnType<typeof listen>;
+function listen(state: string) {
+  const { promise, resolve } = Promise.withResolvers<URLSearchParams | undefined>();
+  const server = Bun.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    fetch(request) {
+      const { pathname, searchParams } = new URL(request.url);
+      // Any page can call here; only who saw our request knows the state.
+      const isOurs = pathname === "/callback" && searchParams.get("state") === state;
+      if (isOurs) resolve(searchParams);
+      const words = isOurs ? "Thank you. Go back to the terminal." : "Not the sign-in that is awaited.";
+      return new Response(`${words}\n`, { status: isOurs ? 200 : 400 });
+    },
+  });
+  const timer = setTimeout(() => resolve(undefined), 300_000);
+  const stop = () => {
+    clearTimeout(timer);
+    void server.stop();
+  };
+  return { url: `http://127.0.0.1:${server.port}/callback`, came: promise, stop };
+}
+
+const HOW_TO_SIGN_IN = "sign in with --sign-in, or bring a token in the variable TOKEN";
+async function getToken(visit: Visit, listener?: Listener): Promise<void> {
+  const { at, options, client, service } = visit;
+  const given = options.token?.trim().replace(/^Bearer +/i, "") ?? "";
+  if (/[^!-~]/.test(given)) return visit.fail("token", "holds what no token holds", "copy it anew");
+  if (given) {
+    visit.token = visit.keep(given);
+    return visit.ok("token", "yours");
+  }
+  if (listener) return signIn(visit, listener);
+  // One for somebody who is not real is made on this machine alone, by who is beside the gateway.
+  if (at.protocol === "http:" && isHere(at) && visit.issuer === `${at.origin}/mock-auth`) {
+    visit.token = await mint(visit, visit.url);
+    visit.isMinted = visit.token !== "";
+    if (visit.isMinted) return visit.ok("token", "made by mock-auth.ts, for nobody real");
+  }
+  visit.skip("token", "none, so nothing behind sign-in was seen", HOW_TO_SIGN_IN);
+}
+const DOCTOR = `doctor-${randomBytes(3).toString("hex")}`;
+async function mint(visit: Visit, aud: string): Promise<string> {
+  const url = `${visit.at.origin}/mock-auth/token?${new URLSearchParams({ sub: DOCTOR, aud })}`;
+  const { status, body } = await ask(visit, "token", url);
+  return status === 200 && /^[\w-]+\.[\w-]+\.[\w-]+$/.test(body) ? visit.keep(body) : "";
+}
+
+async function signIn(visit: Visit, listener: Listener): Promise<void> {
+  const { client, service, options, issuer } = visit;
+  if (!client || !service) return visit.skip("sign-in", "no client is registered");
+  options.signIn!(authorizeUrl(visit));
+  const back = await listener.came;
+  if (!back) return visit.fail("sign-in", "nobody came back within 5 minutes", "try again");
+  const error = back.get("error");
+  if (error) {
+    const why = `${error}: ${back.get("error_description") ?? ""}`;
+    return visit.fail("sign-in", why, "the service's log knows more");
+  }
+  const iss = back.get("iss") ?? "";
+  const says = service.authorization_response_iss_parameter_supported === true;
+  if (iss ? iss !== issuer : says) {
+    return visit.fail("sign-in", `came back with iss ${iss || "missing"}, not ${issuer}`,
+      "the iss parameter has to be the issuer (RFC 9207): ChatGPT refuses another");
+  }
+  visit.ok("sign-in", "came back with a code and the state");
+  const code = visit.keep(back.get("code") ?? "");
+  const { callback: redirect_uri, verifier: code_verifier } = visit;
+  const refresh = await swap(visit, "code for token", {
+    grant_type: "authorization_code", code, redirect_uri, code_verifier,
+  });
+  if (visit.token && !refresh) {
+    visit.warn("refresh", "no refresh token came", "people sign in anew whenever a token runs out: \
+allow offline_access there");
+  } else if (refresh) {
+    await swap(visit, "refresh", { grant_type: "refresh_token", refresh_token: refresh });
+  }
+}
+/** Takes the token, and gives the refresh token. */
+async function swap(visit: Visit, step: string, fields: Record<string, string>) {
+  const { client_id, client_secret } = visit.client!;
+  const secret = text(client_secret);
+  const all = { ...fields, client_id: text(client_id), resource: visit.url };
+  const answer = await ask(visit, step, text(visit.service!.token_endpoint), {
+    method: "POST",
+    headers: { accept: "application/json" },
+    body: new URLSearchParams({ ...all, ...(secret && { client_secret: secret }) }),
+  });
+  const token = visit.keep(text(answer.json?.access_token));
+  const refresh = visit.keep(text(answer.json?.refresh_token));
+  const isFine = answer.status === 200 && token !== ""
+    && /^bearer$/i.test(text(answer.json?.token_type));
+  if (isFine) visit.token = token;
+  visit.expect(step, isFine, `a token${refresh && ", and one to refresh it"}`, [
+    `refused: ${reasonIn(answer)}`,
+    "it has to give a Bearer token to an app without a secret, for PKCE and resource alone",
+  ]);
+  return refresh;
+}
+
+/** What the server will check. */
+async function readToken(visit: Visit): Promise<void> {
+  const { token, url, issuer, keys, clockAhead } = visit;
+  if (!token) return;
+  const now = Date.now() / 1000;
+  let claims, header;
+  try {
+    [claims, header] = [decodeJwt<Json>(token), decodeProtectedHeader(token)];
+  } catch {
+    return visit.skip("in the token", "opaque, not a JWT: the server alone can read it",
+      "a gateway of our kind takes JWTs: switch them on at the sign-in service");
+  }
+  const { aud, iss, exp, iat } = claims;
+  visit.isForUs = [aud].flat().includes(url);
+  visit.expect("audience", visit.isForUs, url, [
+    `aud is ${JSON.stringify(aud) ?? "missing"}, not ${url}`,
+    "let the sign-in service put the URL into aud (an API, resource or audience setting there)",
+  ]);
+  visit.expect("issuer of token", iss === issuer || !issuer, text(iss), [
+    `iss is ${JSON.stringify(iss) ?? "missing"}, not ${issuer}`,
+    "name the issuer as its tokens do, byte for byte (here: AUTH_ISSUER)",
+  ]);
+  const left = (exp ?? 0) - now;
+  const ahead = (iat ?? 0) - Math.max(now, now + clockAhead);
+  if (ahead > 5) {
+    visit.fail("times", `made ${Math.round(ahead)} s in the future`,
+      "the sign-in service's clock is ahead: let all keep time by NTP");
+  } else {
+    visit.expect("times", left > 0 && left < 366 * 86_400, `good for ${Math.round(left)} s more`, [
+      left > 0 ? "lasts over a year (milliseconds?)" : `exp is ${exp ?? "missing"}: over`,
+      "fetch a new one; if it is new, look at the clocks of both, and at exp (in seconds)",
+    ]);
+  }
+  if (!keys) return visit.skip("signature", "no keys are known");
+  const set = createLocalJWKSet(keys);
+  const problem = await compactVerify(token, set, { algorithms: ALGORITHMS })
+    .then(() => "", ({ code }: { code: string }) => code);
+  visit.expect("signature", !problem, `${header.alg}, by one of the keys`, [
+    `${problem} (alg ${header.alg}, kid ${header.kid})`,
+    "a key set of another service or environment? (here: AUTH_JWKS_URL is its jwks_uri)",
+  ]);
+}
+
+// ---- Inside, with the token ----
+
+interface Reply extends Answer {
+  result: Json | undefined;
+}
+async function send(visit: Visit, step: string, method: string, params: object, headers: object) {
+  const answer = await ask(visit, step, visit.url, asToken(visit.token, method, params, headers));
+  return { ...answer, result: isObject(answer.json?.result) ? answer.json.result : undefined };
+}
+const isIn = (visit: Visit) => visit.token !== "" && visit.isForUs;
+
+/** With a handshake. */
+async function speak2025(visit: Visit): Promise<void> {
+  if (!visit.token) return visit.skip("inside", "needs a token");
+  if (!visit.isForUs) return visit.skip("inside", "the token is not for this server");
+  for (const version of ["2025-11-25", "2025-06-18"]) {
+    const opened = await send(visit, version, "initialize", hello(version), {});
+    const agreed = text(opened.result?.protocolVersion);
+    if (!opened.result) {
+      visit.fail(version, `initialize: ${reasonIn(opened)}`, [401, 403].includes(opened.status)
+        ? "it refuses the token: WWW-Authenticate and its log say why (here: the check's name)"
+        : "it has to answer by a JSON-RPC result, as JSON or as an event stream");
+      continue;
+    }
+    const session = opened.headers.get("mcp-session-id");
+    const headers = { "mcp-protocol-version": agreed, ...(session && { "mcp-session-id": session }) };
+    const authorization = `Bearer ${visit.token}`;
+    const init = { method: "POST", headers: { ...MCP, authorization, ...headers } };
+    const note = JSON.stringify({ jsonrpc: "2.0", method: "notifications/initialized" });
+    await ask(visit, version, visit.url, { ...init, body: note });
+    const listed = await listTools(visit, version, headers);
+    if (session) await ask(visit, version, visit.url, { ...init, method: "DELETE" });
+    if (!listed) continue;
+    visit.tools = listed;
+    const other = agreed === version ? "" : `, in ${agreed} instead`;
+    visit.ok(version, `${listed.length} tools${other}`);
+  }
+}
+/** All pages of the menu, or a FAIL. */
+async function listTools(visit: Visit, step: string, headers: object, more: object = {}) {
+  const tools: Json[] = [];
+  let cursor = "";
+  for (let page = 0; page < 20; page++) {
+    const params = { ...more, ...(cursor && { cursor }) };
+    const reply = await send(visit, step, "tools/list", params, headers);
+    if (!reply.result) {
+      visit.fail(step, `tools/list: ${reasonIn(reply)}`, "the server's log knows more");
+      return undefined;
+    }
+    tools.push(...list(reply.result.tools).filter(isObject));
+    cursor = text(reply.result.nextCursor);
+    if (!cursor) break;
+  }
+  return tools;
+}
+
+/** Without one: what a client is and can do is said in each request. */
+async function speak2026(visit: Visit): Promise<void> {
+  if (!isIn(visit)) return;
+  const [step, prefix] = ["2026-07-28", "io.modelcontextprotocol/"];
+  const params = { _meta: {
+    [`${prefix}protocolVersion`]: step,
+    [`${prefix}clientInfo`]: INFO,
+    [`${prefix}clientCapabilities`]: {},
+  } };
+  const headers = (method: string) => ({ "mcp-protocol-version": step, "mcp-method": method });
+  const found = await send(visit, step, "server/discover", params, headers("server/discover"));
+  if (!found.result && found.status < 500) {
+    return visit.warn(step, `not spoken: ${reasonIn(found)}`, "apps then speak 2025-11-25");
+  }
+  const tools = await listTools(visit, step, headers("tools/list"), params);
+  if (tools) visit.ok(step, `${tools.length} tools, without a handshake`);
+}
+
+/** What one tool does wrong can hide them all. */
+function readTools(visit: Visit): void {
+  const { tools } = visit;
+  if (!isIn(visit) || tools.length === 0) return;
+  const names = tools.map(({ name }) => text(name));
+  const odd = names.filter((name, at) =>
+    !/^[a-zA-Z0-9_-]{1,64}$/.test(name) || names.indexOf(name) !== at);
+  visit.expect("tool names", odd.length === 0, "letters, digits, _ and -", [
+    `${odd.map((name) => JSON.stringify(name)).join(", ")}: invalid, or there twice`,
+    "rename: at most 64 of A-Z a-z 0-9 _ -; one such name can hide the whole connector",
+  ]);
+  const hints = ["readOnlyHint", "destructiveHint", "openWorldHint"];
+  const bare = tools.filter(({ annotations }) =>
+    hints.some((hint) => typeof (isObject(annotations) && annotations[hint]) !== "boolean"));
+  if (bare.length === 0) visit.ok("tool hints", hints.join(", "));
+  else {
+    visit.warn("tool hints", `not on ${bare.map(({ name }) => name).join(", ")}`,
+      `ChatGPT wants ${hints.join(", ")} on each`);
+  }
+  const isSchema = (schema: unknown) => isObject(schema) && schema.type === "object";
+  const broken = tools.filter(({ inputSchema }) => !isSchema(inputSchema)).map(({ name }) => name);
+  const typed = tools.filter((tool) => /"type":\[/.test(JSON.stringify(tool)));
+  if (broken.length === 0 && typed.length > 0) {
+    return visit.warn("schemas", `a list of types in ${typed.map(({ name }) => name).join(", ")}`,
+      "write anyOf: some apps take one type alone");
+  }
+  visit.expect("schemas", broken.length === 0, "each input is an object", [
+    `the input of ${broken.join(", ")} is not an object`, 'say "type": "object"']);
+}
+
+/** The line that people forget: the audience. */
+async function bringWrongToken(visit: Visit): Promise<void> {
+  const { at, token, isForUs } = visit;
+  if (!token) return;
+  const step = "token for another";
+  const wrong = isForUs ? visit.isMinted && await mint(visit, "http://localhost:1/mcp") : token;
+  if (!wrong) return visit.skip(step, "that service makes none for this test");
+  const { status } = await ask(visit, step, visit.url, asToken(wrong, "tools/list", {}));
+  visit.expect(step, status === 401, "401", [`${status} instead of 401`, "check the audience of \
+each token: one that was made for another server opens this one"]);
+  if (!isForUs || !isHere(at)) return;
+  const origin = { origin: "https://elsewhere.example" };
+  const page = await ask(visit, "Origin", visit.url, asToken(token, "tools/list", {}, origin));
+  if (page.status === 403) visit.ok("Origin", "a page elsewhere is refused");
+  else visit.warn("Origin", `${page.status} to a page elsewhere`, "answer 403 (DNS rebinding)");
+}
+
+/** The gate, where there is one like ours. */
+async function useGate(visit: Visit): Promise<void> {
+  const has = (name: string) => visit.tools.some((tool) => tool.name === name);
+  if (!isIn(visit) || !has("begin_session") || !has("user_get_state")) return;
+  const call = async (name: string, args: object) => {
+    const params = { name, arguments: args };
+    const { result } = await send(visit, name, "tools/call", params, {
+      "mcp-protocol-version": "2025-11-25",
+    });
+    const said = list(result?.content).filter(isObject).map((part) => text(part.text)).join(" ");
+    const data = isObject(result?.structuredContent) ? result.structuredContent : {};
+    return { isError: result?.isError === true || !result, said, data };
+  };
+  const opened = await call("begin_session", {});
+  const session = visit.keep(text(opened.data.session));
+  visit.expect("begin_session", session !== "", "gives a key", [
+    opened.said || "no key came", "it fails closed when its store does: see /health and the log"]);
+  const bare = await call("user_get_state", {});
+  visit.expect("gate", bare.isError && bare.said.startsWith("No valid session."),
+    "refuses a call without the key", ["A CALL WITHOUT THE KEY IS LET IN, or refused otherwise",
+      "a tool that is not in begin_session's list of open ones goes through callTool's gate"]);
+  if (session) {
+    const { isError, said } = await call("user_get_state", { session });
+    visit.expect("with the key", !isError, "user_get_state answers", [said, "see the server's log"]);
+  }
+  const { status } = await ask(visit, "health", `${visit.at.origin}/health`);
+  visit.expect("health", status === 200, "200",
+    [`/health answers ${status}`, "its store can't do what a visit needs: look at DATABASE_URL"]);
+  if (!visit.isMinted || !session) return;
+  const { data } = await call("user_forget_me", { session }); // who is not real leaves nothing behind
+  await call("user_forget_me", { session, confirm: text(visit.keep(text(data.confirm))) });
+}
+
+// ---- The command ----
+
+export function summary(lines: Line[]): string {
+  const named = (outcome: string) => [...new Set(
+    lines.filter((line) => line.outcome === outcome).map(({ step }) => step),
+  )];
+  const [failed, skipped, warned] = [named("FAIL"), named("skipped"), named("warn")];
+  const rest = [
+    skipped.length > 0 && `Not seen: ${skipped.join(", ")}.`,
+    warned.length > 0 && `Worth a look: ${warned.join(", ")}.`,
+  ].filter(Boolean);
+  const first = failed.length > 0 ? `FAILED: ${failed.join(", ")}.`
+    : skipped.length > 0 ? "Nothing failed, but not everything was seen." : "All green.";
+  return [first, ...rest].join(" ");
+}
+function print({ step, outcome, says, fix }: Line): void {
+  console.log(`${outcome.padEnd(8)}${step.padEnd(23)}${says}`);
+  if (fix) console.log(`${" ".repeat(8)}${"→".padStart(21)}  ${fix}`);
+}
+
+if (import.meta.main) {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: { token: { type: "string" }, "sign-in": { type: "boolean" } },
+  });
+  const [url] = positionals;
+  if (!url) {
+    console.error("Which server? bun run deploy/doctor.ts https://host/mcp [--sign-in]");
+    process.exit(2);
+  }
+  const show = (link: string) => console.log(`\nOpen this in your browser, and sign in:\n\n${link}\n`);
+  const lines = await diagnose(url, {
+    token: values.token ?? process.env.TOKEN,
+    signIn: values["sign-in"] ? show : undefined,
+    tell: print,
+  });
+  console.log(`\n${summary(lines)}`);
+  process.exit(lines.some(({ outcome }) => outcome === "FAIL") ? 1 : 0);
+}

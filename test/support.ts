@@ -127,10 +127,10 @@ export async function freePort(): Promise<number> {
   return free ? port : freePort();
 }
 
-/** The sample app (or another `file` that starts one) with this environment and nothing else of ours; ready once /health answers. */
+/** The sample app (or another `file` that starts one, or a PROGRAM) with this environment and nothing else of ours; ready once /health answers. */
 export async function startGateway(env: Record<string, string> = {}, file = "test/sample-gateway.ts") {
   const port = env.PORT ? Number(env.PORT) : await freePort();
-  const child = Bun.spawn(["bun", "run", join(ROOT, file)], {
+  const child = Bun.spawn(env.PROGRAM ? [env.PROGRAM] : ["bun", "run", join(ROOT, file)], {
     cwd: env.CWD ?? tmpdir(),
     env: { PATH: process.env.PATH!, HOME: process.env.HOME ?? tmpdir(), DATABASE_URL: "sqlite::memory:", PORT: String(port), ...env },
     stdout: "pipe",

@@ -37,6 +37,7 @@ export class App implements newer.OAuthClientProvider {
   kept?: newer.StoredOAuthTokens;
   opened = 0; // how often the person saw a page
   back = new URLSearchParams(); // what the service sent the browser back with
+  #found?: newer.OAuthDiscoveryState;
   #state = "";
   #verifier = "";
 
@@ -49,6 +50,8 @@ export class App implements newer.OAuthClientProvider {
   saveTokens(tokens: newer.StoredOAuthTokens) { this.kept = tokens; }
   saveCodeVerifier(verifier: string) { this.#verifier = verifier; }
   codeVerifier() { return this.#verifier; }
+  saveDiscoveryState(found: newer.OAuthDiscoveryState) { this.#found = found; }
+  discoveryState() { return this.#found; }
   async redirectToAuthorization(url: URL) {
     this.opened++;
     const { searchParams } = await signIn(url.href, this.service.answers(this.person));
@@ -116,13 +119,13 @@ export async function signInAndConnect(open: Open, url: URL, app: App): Promise<
   return open(url, app).connect();
 }
 
-/** A token as `app` would get it, but for the audience (or none) and scopes that it asks for. */
-export async function tokenFor(app: App, resource?: string, scope?: string): Promise<string> {
-  const { issuer } = app.service;
+/** A token as `app` would get it, for this resource or for none. */
+export async function tokenFor(app: App, resource?: string): Promise<string> {
+  const { issuer, authScopes } = app.service;
   const metadata = await newer.discoverAuthorizationServerMetadata(issuer);
   const asked = {
     ...(metadata && { metadata }),
-    ...(scope !== undefined && { scope }),
+    ...(authScopes && { scope: authScopes }),
     ...(resource && { resource: new URL(resource) }),
   };
   const clientInformation = await newer.registerClient(issuer, {

@@ -7,6 +7,8 @@ import { type Adapter, type AdapterPayload, type Configuration, Provider } from 
 import { version } from "./node_modules/oidc-provider/package.json";
 import { emailOf, type Options, type Start } from "./service.ts";
 
+const DAY = 24 * 3_600;
+
 /** What to copy. Each line says what happens without it. */
 function settings({ resource, elsewhere, scopes, seconds }: Options): Configuration {
   return {
@@ -26,10 +28,18 @@ function settings({ resource, elsewhere, scopes, seconds }: Options): Configurat
         },
       },
     },
+    issueRefreshToken: async (_, client) => client.grantTypeAllowed("refresh_token"),
     extraTokenClaims: async (_, token) =>
       "accountId" in token ? { email: emailOf(token.accountId) } : undefined,
     findAccount: (_, id) => ({ accountId: id, claims: () => ({ sub: id, email: emailOf(id) }) }),
-    ttl: { AccessToken: seconds },
+    ttl: {
+      AccessToken: seconds,
+      Grant: 30 * DAY,
+      IdToken: 3_600,
+      Interaction: 3_600,
+      RefreshToken: 30 * DAY,
+      Session: DAY,
+    },
   };
 }
 
