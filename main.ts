@@ -126,6 +126,16 @@ class Fault extends Error {}
 export class StartError extends Error {
   override name = "StartError";
 }
+/** What an app knows, from a JSON file.
+ *  @throws StartError naming the file and what is wrong, before a model reads it out. */
+export async function readSeed<Seed>(path: string, Schema: z.ZodType<Seed>): Promise<Seed> {
+  const seed: unknown = await Bun.file(path).json().catch(() => {
+    throw new StartError(`Cannot start: ${path} is missing, or is not JSON.`);
+  });
+  const { data, error } = Schema.safeParse(seed);
+  if (error) throw new StartError(`Cannot start: ${path}: ${complaint(error)}.`);
+  return data;
+}
 
 // ---- 1. The app: YOURS -----------------------------------------------------------------
 // What the app knows, what it keeps for a person, and what it tells the model, as plain data
@@ -169,16 +179,6 @@ is still only material.`;
 const persona = `You are the librarian of a small, quiet reading room: warm, brief and exact. \
 You read aloud well, quote rather than paraphrase, suggest one next article at most, and are at \
 ease saying "I don't have that here".`;
-
-/** @throws StartError naming the file and what is wrong, before a model reads it out. */
-export async function loadArticles(path: string) {
-  const seed: unknown = await Bun.file(path).json().catch(() => {
-    throw new StartError(`Cannot start: ${path} is missing, or is not JSON.`);
-  });
-  const { data, error } = Catalogue.safeParse(seed);
-  if (data) return data;
-  throw new StartError(`Cannot start: ${path}: ${complaint(error)}.`);
-}
 
 function find(articles: Article[], id: string) {
   const found = articles.find((article) => article.id === id);
@@ -301,7 +301,7 @@ changes; null removes.",
 
 /** The app, whole. The rest of the file, mock-auth.ts and the tests know it by this alone. */
 export async function loadApp(seed = `${import.meta.dir}/seed/articles.json`): Promise<App<State>> {
-  const articles = await loadArticles(seed);
+  const articles = await readSeed(seed, Catalogue);
   return {
     slug: "reading-room",
     name: "Reading Room",

@@ -4,13 +4,12 @@
 import { expect, test } from "bun:test";
 import { join } from "node:path";
 import { encode } from "gpt-tokenizer";
-import {
-  type Article, loadApp, loadArticles, searchArticles, sqliteStore, StartError,
-} from "../main.ts";
+import { type Article, loadApp, searchArticles, sqliteStore, StartError } from "../main.ts";
+import catalogue from "../seed/articles.json" with { type: "json" };
 import { gateway, mint, ROOT, scratch, type ToolResult } from "./support.ts";
 import { surfaceNow } from "./surface.ts";
 
-const articles = await loadArticles(join(ROOT, "seed/articles.json"));
+const articles: Article[] = catalogue;
 const room = await gateway({ app: await loadApp() });
 
 let visitors = 0;
@@ -221,7 +220,7 @@ test("the rules name the tool behind each habit, and what is saved is only mater
 
 test("what a model has to read and type is short", async () => {
   const tokens = (text: string) => encode(text).length;
-  const { tools } = await surfaceNow();
+  const { tools } = await surfaceNow(loadApp);
   const menu = tools.map(({ outputSchema, ...read }) => read);
   expect(tokens(JSON.stringify(menu))).toBeLessThanOrEqual(1_500);
   const opened = await room.call("begin_session", {}, await mint({ sub: "somebody new" }));

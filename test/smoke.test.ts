@@ -1,7 +1,7 @@
 // The shortest proof that it works: start here.
 
 import { expect, test } from "bun:test";
-import { loadApp } from "../main.ts";
+import { loadApp } from "./app.ts";
 import { gateway, mint } from "./support.ts";
 
 test("everything imports", async () => {

@@ -9,7 +9,8 @@ import { copyFile, readdir, symlink } from "node:fs/promises";
 import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type LogLine, loadApp, logTo } from "../main.ts";
+import { type LogLine, logTo } from "../main.ts";
+import { FILE, loadApp } from "./app.ts";
 import { atEnd } from "./cleanup.ts";
 import {
   askedToEnd, expectRefusedStart, freePort, logOf, personAt, publicJwk, ROOT, runToEnd, scratch,
@@ -28,10 +29,10 @@ const mockAt = ({ url }: Gateway) => `${url}/mock-auth (mock-auth.ts)`;
 // ---- It starts ----
 
 describe.concurrent("A start", () => {
-  test("of main.ts, with only a port set, says where it is open, and what with", async () => {
+  test("of your app, with only a port set, says where it is open, and what with", async () => {
     const { name, slug } = await loadApp();
     const CWD = await scratch();
-    const gateway = await startGateway({ CWD, DATABASE_URL: "" }, "main.ts");
+    const gateway = await startGateway({ CWD, DATABASE_URL: "" }, FILE);
     const call = await personAt(gateway, "ada");
     expect((await call("user_get_state")).isError).toBeUndefined();
     const memory = `sqlite:${slug}.sqlite`;

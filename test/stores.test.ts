@@ -192,6 +192,70 @@ describe.each(kinds)("The $kind store", ({ kind, place: newPlace }) => {
     expect(await store.read(id)).toMatchObject({ state: {}, receipts: [] });
   });
 
+  // ---- What one person alone may have ----
+
+  const named = crypto.randomUUID();
+  const claim = (who: { id: string; row: Row }, ...claims: string[]) =>
+    store.commit(who.id, who.row.version, {
+      state: { mine: claims }, receipts: [], claims: claims.map((one) => `${named} ${one}`),
+    });
+  const claimed = async (prefix = "") =>
+    (await store.claimed(`${named} ${prefix}`)).map((name) => name.slice(named.length + 1)).sort();
+  const now = async ({ id }: { id: string }) => ({ id, row: (await store.read(id))! });
+
+  test("gives a claim to one of ten people, and writes nothing for the others", async () => {
+    const people = await Promise.all(Array.from({ length: 10 }, () => known(store)));
+    const outcomes = await Promise.all(people.map(async (one, n) =>
+      settled(claim(one, "noon", `own ${n}`))));
+    expect(outcomes.filter((one) => one === true)).toHaveLength(1);
+    for (const [n, one] of people.entries()) {
+      if (outcomes[n] === true) continue;
+      expect(await store.read(one.id)).toEqual(one.row);
+      if (outcomes[n] !== false) expect(outcomes[n]).toMatchObject({ why: "taken" });
+    }
+    expect(await claimed("own")).toEqual([`own ${outcomes.indexOf(true)}`]);
+  });
+
+  test("keeps a claim through other changes, and lets it go with the one that drops it",
+    async () => {
+    const [ada, ben] = [await known(store), await known(store)];
+    await claim(ada, "one", "two", "two");
+    await claim(await now(ada), "two", "three");
+    expect(await claimed("t")).toEqual(["three", "two"]);
+    expect(await settled(claim(ben, "one", "two"))).toMatchObject({ why: "taken" });
+    expect(await claim(ben, "one")).toBe(true);
+    await claim(await now(ada));
+    expect(await claim(await now(ben), "one", "two")).toBe(true);
+  });
+
+  test("frees the claims of whoever is forgotten", async () => {
+    const [ada, ben] = [await known(store), await known(store)];
+    await claim(ada, "forgotten");
+    const { id, row } = await now(ada);
+    await store.forget(id, row.version);
+    expect(await claimed("forgotten")).toEqual([]);
+    expect(await claim(ben, "forgotten")).toBe(true);
+  });
+
+  test("takes the beginning of a claim letter by letter", async () => {
+    await claim(await known(store), "a_b", "aXb", "A_B", "a%b", "é");
+    expect(await claimed("a_")).toEqual(["a_b"]);
+    expect(await claimed("a%")).toEqual(["a%b"]);
+    expect(await claimed("é")).toEqual(["é"]);
+  });
+
+  test("tells a claim that is taken from any other trouble", async () => {
+    const where = await elsewhere();
+    const own = await openAt(where);
+    const [ada, ben] = [await known(own), await known(own)];
+    await where.rows("drop table user_claims");
+    for (const { id, row } of [ada, ben]) {
+      const failed = await settled(own.commit(id, row.version, { state: {}, receipts: [], claims: ["x"] }));
+      expect(failed).toBeInstanceOf(Error);
+      expect(failed).not.toHaveProperty("why");
+    }
+  });
+
   // ---- Several at once, and later ----
 
   test("keeps forty changes of one person at once through two stores, and what each did",

@@ -2,9 +2,11 @@
 // changes only on purpose. `bun run surface` accepts the words as they are now.
 
 import { join } from "node:path";
-import { createServer, loadApp, readConfig, sqliteStore } from "../main.ts";
+import { createServer, readConfig, sqliteStore } from "../main.ts";
+import { loadApp, SURFACE } from "./app.ts";
+import { ROOT } from "./support.ts";
 
-const FILE = join(import.meta.dir, "surface.json");
+const FILE = join(ROOT, SURFACE);
 const HEADERS = {
   host: "localhost",
   "content-type": "application/json",
@@ -18,8 +20,8 @@ export interface Surface {
   tools: { outputSchema?: object }[];
 }
 /** As a host app gets it from the server. */
-export async function surfaceNow(): Promise<Surface> {
-  const app = await loadApp();
+export async function surfaceNow(load = loadApp): Promise<Surface> {
+  const app = await load();
   const config = readConfig({ AUTH_DISABLED: "1" }, app.slug);
   const store = await sqliteStore(":memory:");
   const serve = createServer({ app, config, store, log: () => {} });
@@ -43,5 +45,5 @@ if (import.meta.main) {
   const now = `${JSON.stringify(await surfaceNow(), null, 2)}\n`;
   const isSame = now === (await Bun.file(FILE).text().catch(() => ""));
   await Bun.write(FILE, now);
-  console.log(`test/surface.json ${isSame ? "already said so" : "has the words as they are now"}`);
+  console.log(`${SURFACE} ${isSame ? "already said so" : "has the words as they are now"}`);
 }

@@ -2,7 +2,8 @@
 // on the sample app, and on yours.
 
 import { describe, expect, test } from "bun:test";
-import { type App, loadApp } from "../main.ts";
+import type { App } from "../main.ts";
+import { loadApp } from "./app.ts";
 import { sampleApp } from "./sample-app.ts";
 import { gateway, mint } from "./support.ts";
 

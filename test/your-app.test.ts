@@ -1,26 +1,130 @@
-// What holds for your app, whatever it is about: these stay when you rewrite app.test.ts.
+// What holds for your app, whatever it is about: these stay when you rewrite app.test.ts. They
+// know it by what loadApp() returns, and by the three calls of its rehearsal.
 
-import { expect, test } from "bun:test";
-import { loadApp } from "../main.ts";
+import { describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import { sqliteStore } from "../main.ts";
+import { FILE, loadApp, REHEARSAL } from "./app.ts";
 import { rehearse, sqliteEnv } from "./rehearsals.ts";
-import { startGateway } from "./support.ts";
+import {
+  gateway, type Place, postgresIsHere, postgresPlace, postgresServer, ROOT, sqlitePlace,
+  startGateway, type ToolResult,
+} from "./support.ts";
 import { surfaceAccepted, surfaceNow } from "./surface.ts";
 
-test("`about` says in a sentence or two to a person what it is", async () => {
-  const { about = "" } = await loadApp();
-  expect(about).toMatch(/^[^\n]{20,300}\.$/);
+const app = await loadApp();
+type Call = { tool: string; args: object };
+const script: { missing: Call; read: Call; save: Call } =
+  await Bun.file(join(ROOT, REHEARSAL)).json();
+const { missing, read, save } = script;
+const textOf = ({ content }: ToolResult) => content[0]!.text;
+
+test("`about` says in a sentence or two to a person what it is", () => {
+  expect(app.about).toMatch(/^[^\n]{20,300}\.$/);
 });
 
-test("no word that a host reviewed has changed (`bun run surface` accepts what is new)", async () => {
+test("its website and its privacy page, if it has them, are https", () => {
+  for (const link of [app.website, app.privacy]) expect(link ?? "https://").toStartWith("https://");
+});
+
+test("no word that a host reviewed has changed (`bun run surface` accepts new ones)", async () => {
   expect(await surfaceNow()).toEqual(await surfaceAccepted());
 });
 
-test("seed/rehearsal.json has three calls of this app, and the rehearsal holds", async () => {
+test(`${REHEARSAL} has three calls of this app, and the rehearsal holds`, async () => {
   const env = await sqliteEnv();
-  const server = await startGateway(env, "main.ts");
-  const { out, err } = await rehearse(server.mcp, undefined, env);
+  const server = await startGateway(env, FILE);
+  const { out, err } = await rehearse(server.mcp, script, env);
   const trouble = (out + err).match(/^\d+\. .*\n( +(?!NOT).*\n)* +NOT (HELD|SHOWN) .*$/gm) ?? [];
   expect(trouble).toEqual([]);
   expect(out).toEndWith(" 12 of 12 held.\n");
   await server.stop();
+});
+
+// ---- Its tools ----
+
+const names = Object.keys(app.tools);
+
+test.each(names)("%s does nothing without the key, and takes no argument that names a person",
+  async (name) => {
+  const room = await gateway({ app });
+  const { token, use } = await room.enter();
+  expect(textOf(await room.call(name, {}, token))).toStartWith("No valid session.");
+  const odd = await use(name, { user_id: "ben" });
+  expect([odd.isError, textOf(odd)])
+    .toEqual([true, expect.stringContaining("user_id is not known here")]);
+  expect((await use("user_list_actions")).structuredContent!.actions).toEqual([]);
+});
+
+test("what isn't there is refused in words, with a way on", async () => {
+  const { use } = await (await gateway({ app })).enter();
+  const refused = await use(missing.tool, missing.args);
+  expect(refused.isError).toBe(true);
+  expect(textOf(refused)).toMatch(/^No \S.{20,}\.$/);
+});
+
+test("what it looks up is the same in both revisions of the protocol", async () => {
+  const room = await gateway({ app });
+  const { token, session, use } = await room.enter();
+  const { body } = await room.modern(read.tool, { arguments: { session, ...read.args } }, token);
+  expect(body.result.structuredContent)
+    .toEqual((await use(read.tool, read.args)).structuredContent);
+});
+
+// ---- What is kept ----
+
+const server = postgresIsHere ? await postgresServer() : undefined;
+const places: [string, () => Promise<Place>][] = [["SQLite", sqlitePlace]];
+if (server) places.push(["Postgres", () => postgresPlace(server)]);
+
+describe.each(places)("What is kept in %s", (_, open) => {
+  const opened = async () => {
+    const place = await open();
+    const { enter } = await gateway({ app, store: await place.store() });
+    const at = async (sub: string) => {
+      const { use } = await enter(sub);
+      return { use, state: async () => (await use("user_get_state")).structuredContent!.state };
+    };
+    return { place, at };
+  };
+
+  test("is told in the next visit, and to nobody else", async () => {
+    const { at } = await opened();
+    const ada = await at("ada");
+    expect(await ada.state()).toEqual(app.empty);
+    expect((await ada.use(save.tool, save.args)).isError).toBeUndefined();
+    expect(await (await at("ada")).state()).toEqual(await ada.state());
+    expect(await ada.state()).not.toEqual(app.empty);
+    expect(await (await at("ben")).state()).toEqual(app.empty);
+  });
+  test("has a receipt in words, and goes back as it was, unless it is final", async () => {
+    const { use, state } = await (await opened()).at("ada");
+    await use(save.tool, save.args);
+    const kept = await state();
+    const { actions: [receipt] } = (await use("user_list_actions")).structuredContent!;
+    expect(receipt).toMatchObject({ tool: save.tool, summary: expect.stringMatching(/\S{3}/) });
+    const undone = await use("user_undo");
+    const isFinal = app.tools[save.tool]!.undoable === false;
+    expect(undone.isError ?? false).toBe(isFinal);
+    expect(await state()).toEqual(isFinal ? kept : app.empty);
+  });
+  test("is gone from the database once the person is forgotten", async () => {
+    const { place, at } = await opened();
+    const { use } = await at("ada");
+    await use(save.tool, save.args);
+    const { confirm } = (await use("user_forget_me")).structuredContent!;
+    expect((await use("user_forget_me", { confirm })).structuredContent!.forgotten).toBe(true);
+    for (const table of ["users", "user_state", "user_claims"]) {
+      expect([table, await place.rows(`select * from ${table}`)]).toEqual([table, []]);
+    }
+  });
+});
+
+test("when its memory is gone, a save says so in words that make the model stop", async () => {
+  const store = await sqliteStore(":memory:");
+  const { use } = await (await gateway({ app, store })).enter();
+  await store.close();
+  const failed = await use(save.tool, save.args);
+  expect(failed.isError).toBe(true);
+  expect(textOf(failed)).toMatch(/can't continue right now\..* don't answer from memory/);
 });

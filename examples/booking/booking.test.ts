@@ -1,0 +1,98 @@
+// What the booking helper is about: an hour at a wheel is one person's, of all people.
+
+import { describe, expect, test } from "bun:test";
+import {
+  gateway, type Place, postgresIsHere, postgresPlace, postgresServer, sqlitePlace, type ToolResult,
+} from "../../test/support.ts";
+import { loadApp, slotsOf } from "../booking.ts";
+
+const app = await loadApp();
+const textOf = ({ content }: ToolResult) => content[0]!.text;
+const day = "2099-05-04";
+const at = (time: string) => ({ wheel: "wheel-1", day, time });
+const TAKEN = "Somebody else has that by now. Nothing was changed.";
+
+test("an hour that has begun is no slot any more", () => {
+  const wheel = { id: "w", name: "W", opens: 9, closes: 12 };
+  const slots = (now: string) => slotsOf(wheel, "2030-05-04", new Date(now));
+  const all = ["w 2030-05-04 09:00", "w 2030-05-04 10:00", "w 2030-05-04 11:00"];
+  expect(slots("2030-05-03T23:59Z")).toEqual(all);
+  expect(slots("2030-05-04T10:00Z")).toEqual(all.slice(2));
+  expect(slots("2030-05-05T00:00Z")).toEqual([]);
+});
+
+const places: [string, () => Promise<Place>][] = [["SQLite", sqlitePlace]];
+if (postgresIsHere) {
+  const server = await postgresServer();
+  places.push(["Postgres", () => postgresPlace(server)]);
+}
+
+describe.each(places)("In %s", (_, open) => {
+  const studio = async () => {
+    const { enter } = await gateway({ app, store: await (await open()).store() });
+    return async (sub: string) => {
+      const { use } = await enter(sub);
+      const free = async () =>
+        (await use("domain_list_free", { wheel: "wheel-1", day })).structuredContent!.free;
+      const mine = async () =>
+        Object.keys((await use("user_get_state")).structuredContent!.state.bookings);
+      return { use, free, mine, book: (time: string) => use("user_book", at(time)) };
+    };
+  };
+
+  test("what one has booked is free for nobody, until they cancel or take it back", async () => {
+    const enter = await studio();
+    const [ada, ben] = [await enter("ada"), await enter("ben")];
+    await ada.book("10:00");
+    expect(await ben.free()).not.toContain("10:00");
+    expect(textOf(await ben.book("10:00"))).toStartWith(`wheel-1 ${day} 10:00 is not free. On `);
+    await ada.use("user_undo");
+    expect(await ben.free()).toContain("10:00");
+    await ada.book("10:00");
+    await ada.use("user_cancel", { booking: `wheel-1 ${day} 10:00` });
+    expect((await ben.book("10:00")).isError).toBeUndefined();
+  });
+
+  test("a cancel can be undone while the hour is free, and not once somebody has it", async () => {
+    const enter = await studio();
+    const [ada, ben] = [await enter("ada"), await enter("ben")];
+    await ada.book("11:00");
+    await ada.use("user_cancel", { booking: `wheel-1 ${day} 11:00` });
+    await ben.book("11:00");
+    expect(textOf(await ada.use("user_undo"))).toBe(TAKEN);
+    expect(await ada.mine()).toEqual([]);
+    await ben.use("user_undo");
+    expect((await ada.use("user_undo")).isError).toBeUndefined();
+    expect(await ada.mine()).toEqual([`wheel-1 ${day} 11:00`]);
+  });
+
+  test("of twelve who want it at the same moment one gets it", async () => {
+    const enter = await studio();
+    const people = await Promise.all(Array.from({ length: 12 }, (_, n) => enter(`p${n}`)));
+    const answers = await Promise.all(people.map(({ book }) => book("12:00")));
+    const refused = answers.filter(({ isError }) => isError).map(textOf);
+    expect(refused).toHaveLength(11);
+    for (const words of refused) expect(words).toMatch(/^Somebody else has that|is not free/);
+    const kept = await Promise.all(people.map(({ mine }) => mine()));
+    expect(kept.flat()).toEqual([`wheel-1 ${day} 12:00`]);
+  });
+
+  test("whoever is forgotten leaves their hours to others", async () => {
+    const enter = await studio();
+    const [ada, ben] = [await enter("ada"), await enter("ben")];
+    await ada.book("13:00");
+    const { confirm } = (await ada.use("user_forget_me")).structuredContent!;
+    await ada.use("user_forget_me", { confirm });
+    expect((await ben.book("13:00")).isError).toBeUndefined();
+  });
+});
+
+test("a sixth booking to come is refused, and one that is there can be booked again", async () => {
+  const { use } = await (await gateway({ app })).enter();
+  const times = ["09:00", "10:00", "11:00", "12:00", "13:00"];
+  for (const time of times) await use("user_book", at(time));
+  const sixth = await use("user_book", at("14:00"));
+  expect(textOf(sixth)).toStartWith("5 bookings to come are the most");
+  const again = await use("user_book", { ...at("09:00"), note: "for two" });
+  expect(again.structuredContent!.bookings[`wheel-1 ${day} 09:00`]).toBe("for two");
+});

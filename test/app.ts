@@ -1,0 +1,14 @@
+// The app that the tests call yours: that of main.ts, or of the file that APP names, as in
+// `APP=examples/tutor.ts bun test`. What belongs to such a file is in the folder of its name.
+
+import { join } from "node:path";
+import type { App } from "../main.ts";
+import { ROOT } from "./support.ts";
+
+export const FILE = process.env.APP || "main.ts";
+const folder = FILE === "main.ts" ? undefined : FILE.replace(/\.ts$/, "");
+export const SURFACE = `${folder ?? "test"}/surface.json`;
+export const REHEARSAL = `${folder ?? "seed"}/rehearsal.json`;
+
+const { loadApp }: { loadApp(): Promise<App> } = await import(join(ROOT, FILE));
+export { loadApp };
