@@ -1,8 +1,8 @@
-// `bun run doctor`, against a gateway that is fine, and against one with one thing wrong at a time: each fault is
-// named at its own step, with the way out, and nothing else is said to be wrong.
+// `bun run doctor`, against a gateway that is fine, and against one with one thing wrong at a time:
+// each fault is named at its own step, with the way out, and nothing else is said to be wrong.
 
-import { afterAll, describe, expect, test } from "bun:test";
-import { type Line, summary } from "../deploy/doctor.ts";
+import { describe, expect, test } from "bun:test";
+import { diagnose, type Line, summary } from "../deploy/doctor.ts";
 import {
   answers, changes, type Fault, headers, openWorld, page, pressAllow, result, run, says, tlsServer,
   toStrangers, toTokens,
@@ -10,101 +10,370 @@ import {
 import { freePort, startGateway } from "./support.ts";
 
 const { url, origin, visit, sign } = await openWorld();
-const RESOURCE = "GET /.well-known/oauth-protected-resource/mcp";
-const SERVICE = "GET /.well-known/oauth-authorization-server/mock-auth";
-const KEYS = "GET /mock-auth/jwks.json";
-const REGISTER = "POST /mock-auth/register";
-const json = (status: number) => () => Response.json({ error: "no" }, { status });
-const message = (body: string) => JSON.parse(body);
 
-/** What is not ok: steps and outcomes, in order. */
+/** What is not ok: outcomes and steps, in order. */
 const oddIn = (lines: Line[]) =>
   lines.filter(({ outcome }) => outcome !== "ok").map(({ step, outcome }) => `${outcome} ${step}`);
 const fixesIn = (lines: Line[]) => lines.flatMap(({ fix }) => fix ?? []).join("\n");
+async function expectOdd(lines: Promise<Line[]>, odd: string[], fix: RegExp): Promise<void> {
+  expect(oddIn(await lines)).toEqual(odd);
+  expect(fixesIn(await lines)).toMatch(fix);
+}
 
-describe("A gateway that is fine", () => {
-  test("is all green, and leaves nobody in its memory", async () => {
-    const lines = await visit();
-    expect(oddIn(lines)).toEqual([]);
-    expect(summary(lines)).toBe("All green.");
-    expect(lines.length).toBeGreaterThan(40);
+const json = (status: number) => () => Response.json({ error: "no" }, { status });
+const METADATA = "GET /.well-known/oauth-protected-resource/mcp";
+const SERVICE = "GET /.well-known/oauth-authorization-server/mock-auth";
+const KEYS = "GET /mock-auth/jwks.json";
+const REGISTER = "POST /mock-auth/register";
+const NOT_401 = ["FAIL no token", "skipped challenge"];
+const NO_KEYS = ["FAIL keys", "skipped signature"];
+const NO_CLIENT = ["skipped register", "skipped sign-in page"];
+const NO_WAY_IN = ["skipped keys", ...NO_CLIENT, "skipped by document"];
+type Row = [string, Fault, string[], RegExp];
+const expectRow = (_: string, fault: Fault, odd: string[], fix: RegExp) =>
+  expectOdd(visit(fault), odd, fix);
+
+test("A gateway that is fine is all green", async () => {
+  const lines = await visit();
+  expect(oddIn(lines)).toEqual([]);
+  expect(lines).toHaveLength(45);
+  expect(summary(lines)).toBe("All green.");
+});
+
+describe("Knocking", () => {
+  test.each<Row>([
+    ["a bot filter's page", toStrangers(() => page(403)), NOT_401, /bot filter/],
+    ["200 instead of 401", toStrangers(json(200)), NOT_401, /switch sign-in on/],
+    ["403 instead of 401", toStrangers(json(403)), NOT_401, /RESOURCE_URL/],
+    ["404 instead of 401", toStrangers(json(404)), NOT_401, /ours is \/mcp/],
+    ["a proxy with nothing behind it", toStrangers(() => page(502)), NOT_401, /is it running/],
+    ["a redirect", toStrangers(() => Response.redirect(`${origin}/mcp/`, 308)), NOT_401, /leads/],
+    ["a 401 without WWW-Authenticate", toStrangers(json(401)), ["FAIL challenge"],
+      /Bearer resource_metadata="http.*\/\.well-known\/oauth-protected-resource\/mcp"/],
+    ["an error before a token was sent", headers("POST /mcp", {
+      "www-authenticate": 'Bearer error="invalid_token", resource_metadata="METADATA"',
+    }), ["warn challenge"], /leave error= out/],
+    ["a clock ten minutes ahead", headers("POST /mcp", {
+      date: new Date(Date.now() + 600_000).toUTCString(),
+    }), ["FAIL clock"], /NTP/],
+    ["a GET that breaks it", answers("GET /mcp", json(500)), ["FAIL GET"], /begin with a GET/],
+    ["no CORS", headers("OPTIONS /mcp", { "access-control-allow-origin": undefined }),
+      ["warn CORS"], /localhost:6274/],
+    ["a made-up token that is let in",
+      toTokens((token) => token.startsWith("made-up"), result({ tools: [] })),
+      ["FAIL made-up token"], /ANYBODY GETS IN/],
+    ["a made-up token that breaks it",
+      toTokens((token) => token.startsWith("made-up"), json(500)),
+      ["FAIL made-up token"], /AUTH_JWKS_URL/],
+  ])("%s", expectRow);
+});
+
+describe("The server's metadata", () => {
+  test.each<Row>([
+    ["at another path", answers(METADATA, json(404)), ["FAIL metadata"], /serve it at .*\/mcp,/],
+    ["a web page", answers(METADATA, () => page(200)), ["FAIL metadata"], /as JSON/],
+    ["without end", answers(METADATA, () => Response.json("a".repeat(300_000))),
+      ["FAIL metadata"], /serve it at/],
+    ["a slash at the end of resource", changes(METADATA, (it) => { it.resource += "/"; }),
+      ["FAIL resource"], /RESOURCE_URL=http:.*\/mcp\)/],
+    ["another resource", changes(METADATA, (it) => { it.resource = "https://other.example/mcp"; }),
+      ["FAIL resource"], /RESOURCE_URL=http:.*\/mcp\)/],
+    ["offline_access", changes(METADATA, (it) => { it.scopes_supported = ["offline_access"]; }),
+      ["FAIL scopes"], /take it out/],
+    ["no sign-in service", changes(METADATA, (it) => { it.authorization_servers = []; }),
+      ["FAIL sign-in service", "skipped its metadata", ...NO_WAY_IN,
+        "skipped token", "skipped inside"], /AUTH_ISSUER/],
+  ])("%s", expectRow);
+});
+
+describe("The sign-in service", () => {
+  const without = (...names: string[]) => changes(SERVICE, (it) => {
+    for (const name of names) delete it[name];
+  });
+  const REGISTRATION = "registration_endpoint";
+  const DOCUMENTS = "client_id_metadata_document_supported";
+  const NONE = "token_endpoint_auth_methods_supported";
+  test.each<Row>([
+    ["no metadata", (request) => /known\/o.*mock-auth/.test(request.url) ? json(404)() : undefined,
+      ["FAIL its metadata", ...NO_WAY_IN, "skipped signature"], /AUTH_ISSUER/],
+    ["another issuer", changes(SERVICE, (it) => { it.issuer += "/"; }),
+      ["FAIL issuer"], /AUTH_ISSUER=.*mock-auth\/\)/],
+    ["no S256", without("code_challenge_methods_supported"), ["FAIL PKCE"], /PKCE/],
+    ["no code flow", without("response_types_supported"), ["FAIL grants"], /authorization_code/],
+    ["no refresh", without("grant_types_supported"), ["warn grants"], /sign in anew/],
+    ["no token endpoint", without("token_endpoint"), ["FAIL endpoints"], /both/],
+    ["no way for apps to say who they are", without(REGISTRATION, DOCUMENTS),
+      ["FAIL apps", ...NO_CLIENT, "skipped by document"], /RFC 7591/],
+    ["documents, and no registration", without(REGISTRATION), NO_CLIENT, /^$/],
+    ["documents without none", without(NONE), ["warn apps"], /"none"/],
+    ["the same, and no registration", without(NONE, REGISTRATION),
+      ["FAIL apps", ...NO_CLIENT], /"none"/],
+    ["no iss", without("authorization_response_iss_parameter_supported"),
+      ["warn ChatGPT"], /RFC 9207/],
+    ["no key", changes(KEYS, (it) => { it.keys = []; }), NO_KEYS, /AUTH_JWKS_URL/],
+    ["another algorithm", changes(KEYS, (it) => { it.keys[0].alg = "RS512"; }),
+      NO_KEYS, /AUTH_JWKS_URL/],
+    ["a private key", changes(KEYS, (it) => { it.keys[0].d = "AQAB"; }), NO_KEYS, /replace it/],
+    ["a shared key", changes(KEYS, (it) => { it.keys.push({ kty: "oct" }); }),
+      NO_KEYS, /replace it/],
+    ["a key without kid", changes(KEYS, (it) => { delete it.keys[0].kid; }),
+      ["warn keys", "FAIL signature"], /each key/],
+    ["another's keys", changes(KEYS, (it) => { it.keys[0].kid = "another"; }),
+      ["FAIL signature"], /AUTH_JWKS_URL/],
+  ])("%s", expectRow);
+});
+
+describe("Getting in", () => {
+  const isCursor = async (request: Request) =>
+    request.url.endsWith("/register") && (await request.clone().text()).includes("cursor:");
+  const at = (part: RegExp, make: () => Response): Fault => (request) =>
+    part.test(request.url) ? make() : undefined;
+  const elsewhere = () => Response.redirect("http://127.0.0.1:33418/elsewhere?error=no");
+  test.each<Row>([
+    ["Cursor's three redirects are refused",
+      async (request) => (await isCursor(request)) ? json(400)() : undefined,
+      ["FAIL register Cursor"], /cursor:\/\//],
+    ["a redirect is dropped", changes(REGISTER, (it) => { it.redirect_uris.length = 1; }),
+      ["FAIL register Claude", "FAIL register Cursor"], /claude\.com/],
+    ["resource is refused", at(/authorize.*resource=/, json(400)),
+      ["FAIL sign-in page", "warn by document"], /resource=http/],
+    ["PKCE is no must", at(/authorize((?!challenge).)*$/, () => page(200)),
+      ["warn without PKCE"], /stolen code/],
+    ["any redirect will do", at(/authorize.*elsewhere/, elsewhere),
+      ["warn other redirect"], /byte for byte/],
+    ["an app's document is not read", at(/authorize.*app\.json/, () => page(400)),
+      ["warn by document"], /has to reach http:\/\/127/],
+  ])("%s", expectRow);
+
+  const over = 1_000;
+  test.each<[string, object, string[], RegExp]>([
+    ["a token for another server", { aud: "https://other.example/mcp" },
+      ["FAIL audience", "skipped inside"], /into aud/],
+    ["one of another issuer", { iss: "https://other.example" },
+      ["FAIL issuer in it", "FAIL 2025-11-25"], /AUTH_ISSUER/],
+    ["one that is over", { exp: over }, ["FAIL times", "FAIL 2025-11-25"], /fetch a new one/],
+    ["one that counts milliseconds", { exp: Date.now() + 600_000 },
+      ["FAIL times", "FAIL 2025-11-25"], /in seconds/],
+    ["one from the future", { iat: Math.floor(Date.now() / 1000) + 600 },
+      ["FAIL times", "skipped token for another"], /clock by NTP/],
+  ])("%s", async (_, claims, odd, fix) => {
+    const token = await sign({ exp: Math.floor(Date.now() / 1000) + 1_200, ...claims });
+    await expectOdd(visit(undefined, { token }), odd, fix);
+  });
+  test("an opaque token is brought, and not read", async () => {
+    const odd = ["skipped what it says", "FAIL 2025-11-25"];
+    await expectOdd(visit(undefined, { token: "Bearer opaque-token" }), odd, /takes JWTs/);
+  });
+  test("a token with a line break in it goes nowhere", async () => {
+    const lines = await visit(undefined, { token: "secret\r\nX-Other: 1" });
+    expect(oddIn(lines)).toEqual(["FAIL token", "skipped inside"]);
+    expect(JSON.stringify(lines)).not.toContain("secret");
   });
 });
 
-const GONE = ["FAIL its metadata", "skipped keys", "skipped register", "skipped sign-in page", "skipped by document", "skipped signature"];
-const NO_CLIENT = ["skipped register", "skipped sign-in page"];
+describe("Signing in", () => {
+  const signIn = (fault?: Fault, alter?: (back: URL) => void) => new Promise<Line[]>((resolve) => {
+    const open = (link: string) => void pressAllow(link, alter);
+    resolve(visit(fault, { signIn: open }));
+  });
+  const SEEN = ["skipped token for another"]; // nobody signs in for another server
+  test("goes through code, token and refresh, and further with that token", async () => {
+    const lines = await signIn();
+    expect(oddIn(lines)).toEqual(SEEN);
+    const steps = lines.map(({ step }) => step);
+    expect(steps).toContainAllValues?.call;
+    for (const step of ["sign-in", "code for a token", "refresh", "2025-11-25", "gate"]) {
+      expect(steps).toContain(step);
+    }
+  });
+  const NO_TOKEN = ["skipped inside"];
+  test.each<[string, (back: URL) => void, RegExp]>([
+    ["another iss", (back) => back.searchParams.set("iss", "https://other.example"), /RFC 9207/],
+    ["no iss", (back) => back.searchParams.delete("iss"), /RFC 9207/],
+    ["a refusal", (back) => back.searchParams.set("error", "access_denied"), /try again/],
+  ])("%s ends it", (_, alter, fix) =>
+    expectOdd(signIn(undefined, alter), ["FAIL sign-in", ...NO_TOKEN], fix));
+  test("a code that is not taken, and a refresh that isn't", async () => {
+    const refuse = (grant: string): Fault => async (request) => {
+      const isIt = request.method === "POST" && request.url.endsWith("/token")
+        && (await request.clone().text()).includes(`grant_type=${grant}`);
+      return isIt ? json(400)() : undefined;
+    };
+    await expectOdd(signIn(refuse("authorization_code")),
+      ["FAIL code for a token", ...NO_TOKEN], /no secret/);
+    await expectOdd(signIn(refuse("refresh_token")), ["FAIL refresh", ...SEEN], /no secret/);
+  });
+  test("whoever comes back without our state is not heard", async () => {
+    let status = 0;
+    const open = async (link: string) => {
+      const back = new URL(new URL(link).searchParams.get("redirect_uri")!);
+      back.search = "?code=stolen&state=guessed";
+      status = (await fetch(back)).status;
+      await pressAllow(link);
+    };
+    const lines = await visit(undefined, { signIn: (link) => void open(link) });
+    expect([status, oddIn(lines)]).toEqual([400, SEEN]);
+  });
+});
 
-test.each<[string, Fault, string[], RegExp]>([
-  // the first request
-  ["a bot filter's page", toStrangers(() => page(403)), ["FAIL no token", "skipped challenge"], /bot filter/],
-  ["200 instead of 401", toStrangers(json(200)), ["FAIL no token", "skipped challenge"], /switch sign-in on/],
-  ["403 instead of 401", toStrangers(json(403)), ["FAIL no token", "skipped challenge"], /RESOURCE_URL/],
-  ["404 instead of 401", toStrangers(json(404)), ["FAIL no token", "skipped challenge"], /ours is \/mcp/],
-  ["a proxy with nothing behind it", toStrangers(() => page(502)), ["FAIL no token", "skipped challenge"], /is it running/],
-  ["a redirect", toStrangers(() => new Response(null, { status: 308, headers: { location: `${origin}/mcp/` } })),
-    ["FAIL no token", "skipped challenge"], /paste where it leads/],
-  ["a 401 without WWW-Authenticate", toStrangers(json(401)), ["FAIL challenge"], /Bearer resource_metadata=".*\/mcp"/],
-  ["an error before a token was sent", headers("POST /mcp", { "www-authenticate": 'Bearer error="invalid_token", resource_metadata="' + `${origin}/.well-known/oauth-protected-resource/mcp"` }),
-    ["warn challenge"], /leave error= out/],
-  ["a clock ten minutes ahead", headers("POST /mcp", { date: new Date(Date.now() + 600_000).toUTCString() }), ["FAIL clock"], /NTP/],
-  ["a GET that breaks it", answers("GET /mcp", json(500)), ["FAIL GET"], /begin with a GET/],
-  ["no CORS", headers("OPTIONS /mcp", { "access-control-allow-origin": undefined }), ["warn CORS"], /localhost:6274/],
-  ["a made-up token is let in", toTokens((token) => token.startsWith("made-up"), result({ tools: [] })), ["FAIL made-up token"], /ANYBODY GETS IN/],
-  ["a made-up token breaks it", toTokens((token) => token.startsWith("made-up"), json(500)), ["FAIL made-up token"], /AUTH_JWKS_URL/],
-  // the server's metadata
-  ["metadata at another path", answers(RESOURCE, json(404)), ["FAIL metadata"], /serve it at .*oauth-protected-resource\/mcp/],
-  ["metadata as a web page", answers(RESOURCE, () => page(200)), ["FAIL metadata"], /as JSON/],
-  ["metadata without end", answers(RESOURCE, () => Response.json({ a: "a".repeat(300_000) })), ["FAIL metadata"], /serve it at/],
-  ["a slash at the end", changes(RESOURCE, (json) => { json.resource += "/"; }), ["FAIL resource"], /RESOURCE_URL=.*\/mcp$/m],
-  ["another host in resource", changes(RESOURCE, (json) => { json.resource = "https://elsewhere.example/mcp"; }), ["FAIL resource"], /RESOURCE_URL/],
-  ["offline_access among the scopes", changes(RESOURCE, (json) => { json.scopes_supported = ["offline_access"]; }), ["FAIL scopes"], /take it out/],
-  ["no sign-in service", changes(RESOURCE, (json) => { json.authorization_servers = []; }), ["FAIL sign-in service", "skipped its metadata", "skipped keys", "skipped register", "skipped sign-in page", "skipped by document", "skipped token", "skipped inside"], /AUTH_ISSUER/],
-  // the sign-in service's
-  ["no metadata of the service", (request) => new URL(request.url).pathname.includes(".well-known/o") && request.url.includes("mock-auth") ? json(404)() : undefined, GONE, /AUTH_ISSUER/],
-  ["another issuer", changes(SERVICE, (json) => { json.issuer += "/"; }), ["FAIL issuer"], /AUTH_ISSUER=.*mock-auth\/$/m],
-  ["no S256", changes(SERVICE, (json) => { json.code_challenge_methods_supported = ["plain"]; }), ["FAIL PKCE"], /PKCE/],
-  ["no code flow", changes(SERVICE, (json) => { json.response_types_supported = ["token"]; }), ["FAIL grants"], /authorization_code/],
-  ["no refresh", changes(SERVICE, (json) => { json.grant_types_supported = ["authorization_code"]; }), ["warn grants"], /sign in anew/],
-  ["no token endpoint", changes(SERVICE, (json) => { delete json.token_endpoint; }), ["FAIL endpoints"], /both/],
-  ["no registration", changes(SERVICE, (json) => { delete json.registration_endpoint; delete json.client_id_metadata_document_supported; }),
-    ["FAIL apps", ...NO_CLIENT, "skipped by document"], /RFC 7591/],
-  ["documents alone", changes(SERVICE, (json) => { delete json.registration_endpoint; }), NO_CLIENT, /^$/],
-  ["documents without none", changes(SERVICE, (json) => { json.token_endpoint_auth_methods_supported = []; }), ["warn apps"], /"none"/],
-  ["documents alone, without none", changes(SERVICE, (json) => { delete json.registration_endpoint; json.token_endpoint_auth_methods_supported = []; }), ["FAIL apps", ...NO_CLIENT], /"none"/],
-  ["no iss for ChatGPT", changes(SERVICE, (json) => { delete json.authorization_response_iss_parameter_supported; }), ["warn ChatGPT"], /RFC 9207/],
-  // its keys
-  ["no keys", changes(KEYS, (json) => { json.keys = []; }), ["FAIL keys", "skipped signature"], /AUTH_JWKS_URL/],
-  ["keys for another algorithm", changes(KEYS, (json) => { json.keys[0].alg = "RS512"; }), ["FAIL keys", "skipped signature"], /AUTH_JWKS_URL/],
-  ["a private key", changes(KEYS, (json) => { json.keys[0].d = "AQAB"; }), ["FAIL keys", "skipped signature"], /replace it/],
-  ["a shared key", changes(KEYS, (json) => { json.keys.push({ kty: "oct", k: "AQAB" }); }), ["FAIL keys", "skipped signature"], /replace it/],
-  ["a key without kid", changes(KEYS, (json) => { delete json.keys[0].kid; }), ["warn keys"], /each key/],
-  ["another service's keys", changes(KEYS, (json) => { json.keys[0].kid = "other"; }), ["FAIL signature"], /AUTH_JWKS_URL/],
-  // getting in
-  ["Cursor's redirect refused", async (request, forward) => request.url.endsWith("/register") && (await request.clone().text()).includes("cursor") ? json(400)() : forward(),
-    ["FAIL register Cursor"], /cursor:\/\//],
-  ["a redirect dropped", changes(REGISTER, (json) => { json.redirect_uris = json.redirect_uris.filter((uri: string) => !uri.includes("claude.com")); }), ["FAIL register Claude"], /claude\.com/],
-  ["resource refused", (request) => request.url.includes("resource=") ? json(400)() : undefined, ["FAIL sign-in page", "warn by document"], /resource=http/],
-  ["no PKCE needed", (request) => request.url.includes("/authorize") && !request.url.includes("challenge") ? page(200) : undefined, ["warn without PKCE"], /stolen code/],
-  ["an open redirect", (request) => request.url.includes("elsewhere") ? Response.redirect("http://127.0.0.1:33418/elsewhere?error=no") : undefined, ["warn other redirect"], /byte for byte/],
-  ["a document that can't be read", (request) => request.url.includes("app.json") ? page(400) : undefined, ["warn by document"], /has to reach/],
-  // inside
-  ["every token is refused", toTokens(() => true, json(401)), ["warn made-up token", "FAIL 2025-11-25"], /which check/],
-  ["no 2026-07-28", toTokens((_, body) => body.includes("2026-07-28"), json(400)), ["warn 2026-07-28"], /2025-11-25/],
-  ["no handshake", toTokens((_, body) => message(body).method === "initialize", json(400)), ["FAIL 2025-11-25", "FAIL 2025-06-18"], /log/],
-  ["an invalid tool name", says((text) => text.replace(/domain_list_words/g, "domain.list")), ["FAIL tool names"], /hide the whole connector/],
-  ["a tool without hints", says((text) => text.replace('"openWorldHint":false', '"other":1')), ["warn tool hints"], /ChatGPT/],
-  ["a list of types", says((text) => text.replace('"type":"string"', '"type":["string","null"]')), ["warn schemas"], /anyOf/],
-  ["an input that is no object", says((text) => text.replace('"inputSchema":{"type":"object"', '"inputSchema":{"type":"array"')), ["FAIL schemas"], /object/],
-  ["any audience opens", async (request, forward) => {
-    const isOther = atob(request.headers.get("authorization")?.split(".")[1] ?? "").includes("localhost:1/");
-    return isOther ? result({ tools: [] })(1) : forward();
-  }, ["FAIL token for another"], /audience/],
-  ["any Origin calls", toTokens(() => false, json(500)), [], /^$/],
-  ["the gate is gone", toTokens((_, body) => message(body).params?.name === "user_get_state", result({ content: [] })), ["FAIL gate"], /callTool/],
-  ["no session to be had", toTokens((_, body) => message(body).params?.name === "begin_session", result({ content: [{ text: "The Notebook can't continue right now." }], isError: true })), ["FAIL begin_session"], /DATABASE_URL/],
-  ["the store is down", answers("GET /health", json(503)), ["FAIL /health"], /DATABASE_URL/],
-])("%s", async (_, fault, odd, fix) => {
-  const lines = await visit(fault);
-  expect(oddIn(lines)).toEqual(odd);
-  expect(fixesIn(lines)).toMatch(fix);
+describe("Inside", () => {
+  const asks = (what: string, make: (id: unknown) => Response) =>
+    toTokens((_, body) => body.includes(`:"${what}"`), make);
+  const replace = (from: string, to: string) => says((words) => words.replaceAll(from, to));
+  const closed = { isError: true, content: [{ type: "text", text: "It can't continue now." }] };
+  const isOther: Fault = (request) => {
+    const [, claims = ""] = request.headers.get("authorization")?.split(".") ?? [];
+    const names = Buffer.from(claims, "base64url").toString();
+    return names.includes("on-purpose") ? result({ tools: [] })(1) : undefined;
+  };
+  const anyOrigin: Fault = (request, forward) => {
+    if (request.headers.get("origin") !== "https://elsewhere.example") return undefined;
+    const headers = new Headers(request.headers);
+    headers.delete("origin");
+    return forward(new Request(request, { headers }));
+  };
+  test.each<Row>([
+    ["every token is refused", toTokens(() => true, json(401)),
+      ["warn made-up token", "FAIL 2025-11-25"], /which check/],
+    ["no handshake", asks("initialize", json(400)), ["FAIL 2025-11-25", "FAIL 2025-06-18"], /log/],
+    ["no 2026-07-28", asks("2026-07-28", json(400)), ["warn 2026-07-28"], /2025-11-25/],
+    ["an invalid tool name", replace("domain_list_words", "domain.list"),
+      ["FAIL tool names"], /hide the whole connector/],
+    ["a name twice", replace("domain_list_words", "domain_get_word"), ["FAIL tool names"], /at most/],
+    ["a hint is missing", replace("openWorldHint", "other"), ["warn tool hints"], /ChatGPT/],
+    ["a list of types", replace('"type":"boolean"', '"type":["boolean","null"]'),
+      ["warn schemas"], /anyOf/],
+    ["an input that is no object", replace('"inputSchema":{"type":"object"', '"inputSchema":{"a":"b"'),
+      ["FAIL schemas"], /"object"/],
+    ["a token for another server opens it", isOther, ["FAIL token for another"], /OPENS THIS ONE/],
+    ["a page elsewhere may call", anyOrigin, ["warn Origin"], /403/],
+    ["the gate is gone", asks("user_get_state", result({ content: [] })), ["FAIL gate"], /callTool/],
+    ["no key is given", asks("begin_session", result(closed)), ["FAIL begin_session"], /DATABASE/],
+    ["the store is down", answers("GET /health", json(503)), ["FAIL /health"], /DATABASE_URL/],
+  ])("%s", expectRow);
+  test("a server that is no gateway of this kind is not asked for a gate", async () => {
+    const lines = await visit(replace("begin_session", "start"));
+    expect(oddIn(lines)).toEqual([]);
+    expect(lines.map(({ step }) => step)).not.toContain("gate");
+  });
+});
+
+describe("What it does not do", () => {
+  test("it sends a token to the URL alone, and to no redirect", async () => {
+    const came: string[] = [];
+    const fault: Fault = (request) => {
+      if (request.headers.has("authorization")) came.push(new URL(request.url).pathname);
+      return new URL(request.url).pathname === "/mcp" && request.headers.has("authorization")
+        ? Response.redirect(`${origin}/elsewhere`, 307) : undefined;
+    };
+    await visit(fault, { token: await sign() });
+    expect(new Set(came)).toEqual(new Set(["/mcp"]));
+  });
+  test("it makes no token for a service that is not beside the gateway", async () => {
+    const asked: string[] = [];
+    using other = Bun.serve({ port: 0, fetch: (request) => {
+      asked.push(new URL(request.url).pathname);
+      return json(404)();
+    } });
+    const issuer = `http://localhost:${other.port}/mock-auth`;
+    const lines = await visit(changes(METADATA, (it) => { it.authorization_servers = [issuer]; }));
+    expect(oddIn(lines)).toContain("skipped token");
+    expect(asked.length).toBeGreaterThan(0);
+    expect(asked.filter((path) => path.includes("token"))).toEqual([]);
+  });
+  test("it says no secret, whoever says it back, and nothing that turns a terminal round", async () => {
+    const token = await sign();
+    const said = new Set<string>();
+    const echo: Fault = async (request) => {
+      const sent = request.headers.get("authorization")?.slice(7) ?? "";
+      const form = request.url.endsWith("/token") ? await request.clone().text() : "";
+      for (const secret of [sent, ...new URLSearchParams(form).values()]) {
+        if (/^(eyJ|made-up)/.test(secret)) said.add(secret);
+      }
+      const error = `\u001b[2J${"no ".repeat(80)}${sent} ${form}`;
+      return said.size > 0 && (sent || form) ? Response.json({ error }, { status: 401 }) : undefined;
+    };
+    const lines = await visit(echo, { token });
+    const signedIn = await visit(echo, { signIn: (link) => void pressAllow(link) });
+    const shown = JSON.stringify([lines, signedIn]);
+    expect(said.size).toBeGreaterThan(2);
+    for (const secret of said) expect(shown).not.toContain(secret.slice(0, 20));
+    expect(shown).not.toMatch(/\\u001b|eyJ/);
+    expect(shown).toContain("(hidden)");
+  });
+});
+
+describe("The way to it", () => {
+  test.each<[string, string, RegExp]>([
+    ["no URL", "reading room", /https:\/\/host\/mcp/],
+    ["http in public", "http://notes.example.com/mcp", /serve it by https/],
+    ["a file", "file:///etc/passwd", /serve it by https/],
+    ["a fragment", "https://localhost:1/mcp#top", /paste https:\/\/localhost:1\/mcp$/],
+    ["a password", "https://ada:pw@localhost:1/mcp", /take it out/],
+    ["upper case", "https://LOCALHOST:1/mcp", /paste https:\/\/localhost:1\/mcp$/],
+    ["the port that https has anyway", "https://localhost:443/mcp", /paste https:\/\/localhost\/mcp$/],
+  ])("%s is not gone", (_, at, fix) =>
+    expectOdd(diagnose(at), ["FAIL URL", "skipped the rest"], fix));
+  test("a slash at the end is named, and that the server calls itself otherwise", async () => {
+    const odd = ["warn URL", "FAIL resource", "FAIL audience", "skipped inside"];
+    await expectOdd(visit(undefined, { token: await sign() }, `${url}/`), odd, /RESOURCE_URL/);
+  });
+  const NOBODY = ["FAIL reach", "skipped the rest"];
+  test("nobody listens", async () => {
+    const at = `http://localhost:${await freePort()}/mcp`;
+    await expectOdd(diagnose(at), NOBODY, /start the server/);
+  });
+  test("no such name", () =>
+    expectOdd(diagnose("https://no-such-host.invalid/mcp"), NOBODY, /DNS/));
+  test("no TLS there", () =>
+    expectOdd(diagnose(url.replace("http:", "https:")), NOBODY, /certificate/));
+  test("no answer in time", async () => {
+    const hang: Fault = () => Bun.sleep(600).then(json(500));
+    await expectOdd(visit(hang, { timeout: 200 }), NOBODY, /asleep/);
+  });
+  test("a slow answer is named, and fine", async () => {
+    const slow: Fault = (request) => {
+      const isKeys = request.url.endsWith("jwks.json");
+      return isKeys ? Bun.sleep(700).then(() => undefined) : undefined;
+    };
+    await expectOdd(visit(slow, { timeout: 2_000 }), ["warn keys"], /10 s/);
+  });
+  test("a certificate that nobody vouches for", async () => {
+    const { url } = await tlsServer();
+    await expectOdd(diagnose(url), NOBODY, /fullchain\.pem/);
+  });
+});
+
+describe.concurrent("The command", () => {
+  test("against a gateway of this machine: all green, and code 0", async () => {
+    const gateway = await startGateway();
+    const { out, err, code } = await run([gateway.mcp]);
+    expect({ err, code }).toEqual({ err: "", code: 0 });
+    expect(out).not.toMatch(/FAIL|skipped|warn/);
+    expect(out).toEndWith("\nAll green.\n");
+    expect(gateway.out.text).toContain("user_forget_me"); // who is not real leaves nothing
+    await gateway.stop();
+  });
+  test("ends with code 1 when something failed, and says what and the way out", async () => {
+    const { out, code } = await run([`http://localhost:${await freePort()}/mcp`]);
+    expect(code).toBe(1);
+    expect(out).toMatch(/\nFAIL +reach +localhost:\d+: refused.*\n +-> start the server/);
+    expect(out).toEndWith("FAILED: reach. Not seen: the rest.\n");
+  });
+  test.each([[[]], [["--nonsense"]], [["https://a.example", "https://b.example"]]])(
+    "%p: it asks which server, and ends with code 2", async (args) => {
+      const { out, err, code } = await run(args);
+      expect({ out, code }).toEqual({ out: "", code: 2 });
+      expect(err).toStartWith("Which server?");
+    });
+  test.each<[string, object, string]>([
+    ["is trusted by NODE_EXTRA_CA_CERTS", {}, "ok       reach                   answers, by TLS"],
+    ["has expired", { days: -1 }, "its certificate has expired"],
+    ["is not valid yet", { days: 90 }, "its certificate is not valid yet"],
+    ["is for another host", { host: "other.example" }, "its certificate is for another host name"],
+  ])("a certificate %s", async (_, options, words) => {
+    const { url, file } = await tlsServer(options);
+    const { out } = await run([url], { NODE_EXTRA_CA_CERTS: file });
+    expect(out).toContain(words);
+  });
 });

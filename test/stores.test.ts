@@ -224,6 +224,7 @@ describe.each(kinds)("The $kind store", ({ kind, place: newPlace }) => {
     expect(await claimed("t")).toEqual(["three", "two"]);
     expect(await settled(claim(ben, "one", "two"))).toMatchObject({ why: "taken" });
     expect(await claim(ben, "one")).toBe(true);
+    expect(await claimed("t")).toEqual(["three", "two"]); // hers are hers still
     await claim(await now(ada));
     expect(await claim(await now(ben), "one", "two")).toBe(true);
   });

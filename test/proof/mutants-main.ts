@@ -34,6 +34,7 @@ const plain = of("test/plain-calls.test.ts");
 const door = of("test/door.test.ts");
 const memory = of("test/memory.test.ts");
 const stores = of("test/stores.test.ts");
+const claims = of("test/stores.test.ts", "claim");
 const held = of("test/stores.test.ts", "row that somebody holds");
 const busy = of("test/stores.test.ts", "another program is writing to");
 const sqlite = of("test/stores.test.ts", "A SQLite file");
@@ -217,6 +218,9 @@ export const MAIN_MUTANTS: Mutant[] = [
     "WWW-Authenticate"),
   http("a browser shown a machine's answer", `?.includes("text/html")) return page();`,
     `?.includes("text/nothing")) return page();`),
+  http("an icon that hosts can't show", `"Content-Type": "image/png"`,
+    `"Content-Type": "text/plain"`),
+  door("a host that is not told of the website", "...(website && { websiteUrl: website }),"),
   door("a board in public", "config.local && !config.tunnel &&", "!config.tunnel &&"),
   door("a board in a tunnel", "config.local && !config.tunnel &&", "config.local &&"),
   door("a board in a tunnel that nobody told us of", " && !isForwarded(request.headers);", ";"),
@@ -323,8 +327,28 @@ export const MAIN_MUTANTS: Mutant[] = [
     `if (begun && found?.version !== "") return true;`, "if (begun && !found) return true;"),
 
   // 9. Stores
-  stores("a change over another's, unseen", "where user_id = $4 and version = $5 and",
-    "where user_id = $4 and $5 = $5 and"),
+  stores("a change over another's, unseen", "where user_id = $5 and version = $6 and",
+    "where user_id = $5 and $6 = $6 and"),
+  claims("an hour that two people have", "user_claims (name text primary key,",
+    "user_claims (name text,"),
+  claims("an hour that two people book in SQLite", "db.run(`create trigger if not exists",
+    "void (`create trigger if not exists"),
+  claims("an hour that two people book in Postgres",
+    "create or replace trigger user_claims ${ON_CLAIMS} execute function user_claims();`;", "`;"),
+  claims("a claim that is never let go", "  delete from user_claims where user_id = new.user_id and",
+    "  delete from user_claims where false and"),
+  claims("somebody else's claim let go", "  delete from user_claims where user_id = new.user_id and",
+    "  delete from user_claims where"),
+  claims("a claim that can't be kept", "name not in (select name from user_claims where user_id",
+    "name not in (select '' from user_claims where user_id"),
+  claims("the claim of somebody who was forgotten",
+    "text not null references user_state (user_id) on delete cascade);\n  create index",
+    "text not null);\n  create index"),
+  claims("a claim that is written and not kept", "claims = $3, version", "claims = claims, version"),
+  claims("trouble for a claim that is taken", "/unique constraint.*user_claims/i", "/user_claims/i"),
+  claims("a claim that begins alike", "substr(name, 1, length($1)) = $1", "name like $1 || '%'"),
+  of("examples/booking/booking.test.ts")("an app whose claims nobody keeps",
+    "claims: app.claims?.(state)", "claims: []"),
   stores("a save erased that came in between", "where user_id = $1 and version = $2 and",
     "where user_id = $1 and $2 = $2 and"),
   stores("a forgotten person who comes back", `randomBytes(12).toString("base64url")`,
@@ -335,8 +359,8 @@ export const MAIN_MUTANTS: Mutant[] = [
     "update set email = excluded.email`,\n      [id", "nothing`,\n      [id"),
   held("a wait in the database for a held row", "set_config('lock_timeout', '200ms', true)",
     "set_config('lock_timeout', '20s', true)"),
-  held("a change that waits for a held row", "and version = $5 and ${promptly}`",
-    "and version = $5`"),
+  held("a change that waits for a held row", "and version = $6 and ${promptly}`",
+    "and version = $6`"),
   held("an erasing that waits for a held state", "and version = $2 and ${promptly}`",
     "and version = $2`"),
   held("an erasing that waits for a held person", "where id = $1 and ${promptly}", "where id = $1"),
