@@ -732,7 +732,7 @@ export function rateLimit(callsPerMinute: number) {
 const FAIL_CLOSED = `When begin_session can't be reached, or any tool fails, is refused with no \
 way on, or doesn't answer, we fail closed. ${STOP}`;
 /** The rule about failing closed is the file's, whatever the app says. */
-const rulesOf = ({ rules }: App) => `${rules}\n\n${FAIL_CLOSED}`;
+export const rulesOf = ({ rules }: App) => `${rules}\n\n${FAIL_CLOSED}`;
 /** Starts with the order of things: some hosts show no more than the first 512 characters. */
 const instructionsOf = ({ name, instructions }: App) =>
   `A visit to the ${name} starts with begin_session: it returns the session key that every other \

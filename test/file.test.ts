@@ -81,8 +81,9 @@ test("four packages are all that runs", () => {
   expect(Object.keys(dependencies)).toEqual(four);
 });
 
-test("every test that README.md and AGENTS.md name or quote is there", async () => {
-  const words = [...(await linesOf("README.md")), ...(await linesOf("AGENTS.md"))].join("\n");
+const PAGES = [...new Bun.Glob("{README,AGENTS,COURSE}.md").scanSync(ROOT)];
+test("every test that README.md, AGENTS.md and COURSE.md name or quote is there", async () => {
+  const words = (await Promise.all(PAGES.map(linesOf))).flat().join("\n");
   const files = [...new Bun.Glob("test/**/*.ts").scanSync(ROOT)];
   const named = words.match(/\btest\/[\w/.-]+\.ts\b/g) ?? [];
   expect(named).not.toBeEmpty();

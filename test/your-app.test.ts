@@ -3,7 +3,8 @@
 
 import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import { sqliteStore } from "../main.ts";
+import { readConfig, sqliteStore } from "../main.ts";
+import { version } from "../package.json";
 import { FILE, loadApp, REHEARSAL } from "./app.ts";
 import { rehearse, sqliteEnv } from "./rehearsals.ts";
 import {
@@ -39,6 +40,35 @@ test(`${REHEARSAL} has three calls of this app, and the rehearsal holds`, async 
   expect(trouble).toEqual([]);
   expect(out).toEndWith(" 12 of 12 held.\n");
   await server.stop();
+});
+
+// ---- What others read of it ----
+
+test("`bun run skill` prints its rules and persona, with a head that says when", () => {
+  const child = Bun.spawnSync(["bun", join(ROOT, "deploy/skill.ts")], { env: process.env });
+  const text = child.stdout.toString();
+  const [, head, body] = text.split(/^---$/m);
+  expect(head).toMatch(new RegExp(`^\nname: ${app.slug}\ndescription: ".{20,1024}"\n$`));
+  for (const words of [app.rules, app.persona, "we fail closed"]) expect(body).toContain(words);
+});
+
+test.skipIf(FILE !== "main.ts")("deploy/server.json describes it as the registry takes it",
+  async () => {
+  const entry = await Bun.file(join(ROOT, "deploy/server.json")).json();
+  expect(entry).toMatchObject({ title: app.name, version });
+  expect(entry.name).toMatch(/^[A-Za-z0-9.-]+\/[A-Za-z0-9._-]+$/);
+  expect(entry.description).toMatch(/^.{10,100}$/);
+  expect(entry.remotes).toEqual([
+    { type: "streamable-http", url: expect.stringMatching(/^https:\/\/[^/]+\/mcp$/) },
+  ]);
+});
+
+test.each([
+  [".mcp.json", "mcpServers"], ["opencode.json", "mcp"],
+  [".vscode/mcp.json", "servers"], [".cursor/mcp.json", "mcpServers"],
+])("%s names the local gateway to an agent", async (file, key) => {
+  const { [key]: servers } = await Bun.file(join(ROOT, file)).json();
+  expect(servers["local-gateway"].url).toBe(readConfig({}, app.slug).resourceUrl);
 });
 
 // ---- Its tools ----

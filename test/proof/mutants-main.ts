@@ -218,6 +218,8 @@ export const MAIN_MUTANTS: Mutant[] = [
     "WWW-Authenticate"),
   http("a browser shown a machine's answer", `?.includes("text/html")) return page();`,
     `?.includes("text/nothing")) return page();`),
+  of("test/words.test.ts", "nobody waits")("a host that waits for another menu",
+    "capabilities: { tools: {} }, instr", "capabilities: { tools: { listChanged: true } }, instr"),
   http("an icon that hosts can't show", `"Content-Type": "image/png"`,
     `"Content-Type": "text/plain"`),
   door("a host that is not told of the website", "...(website && { websiteUrl: website }),"),
