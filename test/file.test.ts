@@ -93,12 +93,3 @@ test("every test that README.md, AGENTS.md and COURSE.md name or quote is there"
   const quoted = [...words.matchAll(/“([^”]+ [^”]+)”/g)].map(([, name]) => name!);
   expect(quoted.filter((name) => !tests.includes(name))).toEqual([]);
 });
-
-const BENCH = await Bun.file(join(ROOT, "bench/RESULTS.md")).exists(); // who deletes it claims nothing
-test.skipIf(!BENCH)("what README.md says a call costs is what the bench measured", async () => {
-  const ratios = (lines: string[]) => lines.filter((line) =>
-    /^\| 20[\d-]{8} (\| \d\.\d\d ){3}\|$/.test(line));
-  const said = ratios(await linesOf("README.md"));
-  expect(said).toHaveLength(2);
-  expect(said).toEqual(ratios(await linesOf("bench/RESULTS.md")));
-});
