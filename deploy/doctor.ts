@@ -1,15 +1,16 @@
-// `bun run deploy/doctor.ts URL`: comes to a remote MCP server as Claude, ChatGPT, Cursor or VS Code
-// do, ours or anybody's, and prints a line a step; under what is wrong stands the way out. It ends
-// with code 1 when something failed.
+// `bun run deploy/doctor.ts URL`: comes to a remote MCP server as Claude, ChatGPT, Cursor or VS
+// Code do, ours or anybody's, and prints a line a step; under what is wrong stands the way out.
+// It ends with code 1 when something failed.
 //
-//   … URL                    as far as one comes without signing in (to a gateway of this machine
-//                            with its mock-auth.ts: all the way)
-//   … URL --sign-in          through the browser, as a person does
-//   TOKEN=… … URL            with an access token that you have (--token T shows it to `ps`)
+//   … URL              as far as one comes without signing in (to a gateway of this machine with
+//                      its mock-auth.ts: all the way)
+//   … URL --sign-in    through your browser, as a person does
+//   TOKEN=… … URL      with an access token that you have (--token T works, and shows it to `ps`)
 //
-// A certificate of your own: NODE_EXTRA_CA_CERTS=ca.pem. Registering leaves up to four clients named
-// "doctor" at the sign-in service. A token goes to URL and nowhere else, and none is ever printed.
-// This file needs nothing of the repository but the package jose: copy it alone.
+// What is said of main.ts is true of the gateway in this repository, the rest of any server.
+// A certificate of your own is trusted by NODE_EXTRA_CA_CERTS=ca.pem. Registering leaves up to four
+// clients called "doctor" at the sign-in service. A token goes to URL and nowhere else, and is
+// never printed. The file needs nothing from here but the package jose: it can be copied alone.
 
 import { createHash, randomBytes } from "node:crypto";
 import { parseArgs } from "node:util";
@@ -26,13 +27,14 @@ export interface Options {
   token?: string | undefined;
   /** Signs in through a browser, which this opens at a URL. */
   signIn?: ((url: string) => void) | undefined;
-  tell?: (line: Line) => void; // each line as it comes
-  timeout?: number; // milliseconds a request may take: claude.ai's limit
-  clientDocument?: string; // the client_id of an app that is a URL
+  /** Is told each line as it comes. */
+  tell?: (line: Line) => void;
+  timeout?: number; // milliseconds a request may take: by default claude.ai's limit
+  clientDocument?: string; // the client_id of an app that is a URL: by default Claude Code's
 }
 type Json = Record<string, unknown>;
 
-const ALGORITHMS = ["RS256", "PS256", "ES256", "ES384", "EdDSA", "Ed25519"];
+const ALGORITHMS = ["RS256", "PS256", "ES256", "ES384", "EdDSA", "Ed25519"]; // what ours takes
 const BODY_BYTES = 256 * 1024;
 const CLAUDE_CODE = "https://claude.ai/oauth/claude-code-client-metadata";
 const REDIRECTS = {
@@ -61,7 +63,7 @@ class Trouble extends Error {
 /** Nor can the walk. */
 class Stop extends Trouble {}
 
-// ---- What one visit knows ----
+// ---- What a visit knows, and says ----
 
 class Visit {
   readonly lines: Line[] = [];
@@ -69,22 +71,29 @@ class Visit {
   readonly verifier = this.keep(random());
   readonly state = random();
   callback = "http://127.0.0.1:33418/callback"; // nobody listens there, unless somebody signs in
-  challenge = ""; // of the 401
-  refusal = 0; // what came instead of it
+  refusal = 0; // the status that came instead of the 401
+  challenge = "";
   clockAhead = 0; // the server's, in seconds
-  metadata: Json | undefined; // the server's own, RFC 9728
+  metadata: Json | undefined; // of the server, RFC 9728
+  resource: string; // what a token is asked for
   issuer = "";
   service: Json | undefined; // the sign-in service's metadata, RFC 8414
   keys: JSONWebKeySet | undefined;
-  client: Json | undefined;
   scope = "";
+  client: Json | undefined;
   token = "";
-  isMinted = false; // for a person who is not real
-  isForUs = true; // the token names this server as its audience
+  isMinted = false; // for somebody who is not real
+  isStray = false; // somebody gave us a token that is for another server
+  isIn = false; // the server takes the token
   tools: Json[] = [];
 
-  constructor(readonly url: string, readonly at: URL, readonly options: Options) {}
-
+  constructor(readonly url: string, readonly at: URL, readonly options: Options) {
+    this.resource = url;
+  }
+  /** What the server calls itself, right or wrong. */
+  get ownName() {
+    return text(this.metadata?.resource) || this.url;
+  }
   keep(secret: string): string {
     if (secret.length > 3) this.secrets.add(secret);
     return secret;
@@ -92,24 +101,28 @@ class Visit {
   /** What a server says could turn a terminal's text around, or tell a secret back. */
   private plain(words: string): string {
     const hidden = [...this.secrets].reduce((all, one) => all.replaceAll(one, "(hidden)"), words);
-    const line = hidden.replace(/eyJ[\w-]+\.[\w-]*(\.[\w-]*)*/g, "(a token)").replace(/\s+/g, " ");
+    const line = hidden.replace(/eyJ[\w-]{8,}[\w.-]*/g, "(a token)").replace(/\s+/g, " ");
     const seen = line.replace(/\p{C}/gu, "");
     return seen.length > 400 ? `${seen.slice(0, 399)}…` : seen;
   }
-  private add(outcome: Line["outcome"], step: string, says: string, fix = ""): void {
+  private add(outcome: Line["outcome"], step: string, says: string, fix: string): void {
     const line = { step, outcome, says: this.plain(says), ...(fix && { fix: this.plain(fix) }) };
     this.lines.push(line);
     this.options.tell?.(line);
   }
-  ok = (step: string, says: string) => this.add("ok", step, says);
+  ok = (step: string, says: string) => this.add("ok", step, says, "");
   warn = (step: string, says: string, fix: string) => this.add("warn", step, says, fix);
   fail = (step: string, says: string, fix: string) => this.add("FAIL", step, says, fix);
   skip = (step: string, why: string, fix = "") => this.add("skipped", step, why, fix);
-  /** The usual line: it is so, or it isn't. */
-  expect(step: string, isSo: boolean, says: string, otherwise: [says: string, fix: string]): boolean {
+  /** It has to be so. */
+  demand(step: string, isSo: boolean, says: string, otherwise: string, fix: string): void {
     if (isSo) this.ok(step, says);
-    else this.fail(step, ...otherwise);
-    return isSo;
+    else this.fail(step, otherwise, fix);
+  }
+  /** It should be so. */
+  advise(step: string, isSo: boolean, says: string, otherwise: string, fix: string): void {
+    if (isSo) this.ok(step, says);
+    else this.warn(step, otherwise, fix);
   }
 }
 
@@ -118,55 +131,59 @@ class Visit {
 interface Answer {
   status: number;
   headers: Headers;
-  body: string;
   json: Json | undefined; // in an event stream, the first answer
+  body: string;
   isHtml: boolean;
+}
+
+/** Over http anybody on the way reads along; and nobody far away sends us into this machine. */
+function isSafe({ at }: Visit, url: unknown): boolean {
+  const target = URL.parse(text(url));
+  return target?.protocol === "https:"
+    || (target?.protocol === "http:" && isHere(target) && isHere(at));
 }
 
 /** @throws Trouble, when nothing came that could be read. */
 async function ask(visit: Visit, step: string, url: string, init: RequestInit = {}) {
-  const target = URL.parse(url);
-  const isSafe = target?.protocol === "https:"
-    || (target?.protocol === "http:" && isHere(target) && isHere(visit.at));
-  if (!target || !isSafe) {
-    throw new Trouble(step, `${url || "nothing"} is no https URL`, "name its full https:// address");
+  if (!isSafe(visit, url)) {
+    throw new Trouble(step, `${url || "nothing"} is no https URL`, "name it in full: https://…");
   }
   const { timeout = 10_000 } = visit.options;
+  const target = new URL(url);
   const started = performance.now();
   try {
     // Who sends us elsewhere is not followed: a token or a code could go along.
     const signal = AbortSignal.timeout(timeout);
     const response = await fetch(target, { ...init, redirect: "manual", signal });
-    const answer = await read(response, init.method ?? "GET");
-    const seconds = (performance.now() - started) / 1000;
-    if (seconds > 3) {
-      visit.warn(step, `slow: ${seconds.toFixed(1)} s`, "claude.ai gives up after 10 s; a server \
-that sleeps takes that long to wake up: keep one instance running");
+    const answer = await read(response, init.method);
+    const took = performance.now() - started;
+    if (took > 0.3 * timeout) {
+      visit.warn(step, `slow: ${(took / 1000).toFixed(1)} s`, `claude.ai waits 10 s: is it far \
+away, or asleep until somebody comes? Keep one instance running`);
     }
     return answer;
   } catch (error) {
-    if (error === TOO_LARGE) throw new Trouble(step, `${target.host} sends over 256 KiB`, "say less");
-    throw new Trouble(step, ...wordsFor(error as Error & { code?: unknown }, target, timeout));
+    throw new Trouble(step, ...wordsFor(error as Error, target, timeout));
   }
 }
 
-const TOO_LARGE = new Error("too large");
-async function read(response: Response, method: string): Promise<Answer> {
+async function read(response: Response, method = "GET"): Promise<Answer> {
   const { status, headers } = response;
   const type = headers.get("content-type") ?? "";
   const isStream = type.includes("text/event-stream");
   const decoder = new TextDecoder();
-  let [body, json]: [string, Json | undefined] = ["", undefined];
-  // A stream may stay open after the answer, and one that was not asked anything has none.
-  if (!(isStream && method === "GET")) {
-    for await (const chunk of response.body ?? []) {
-      body += decoder.decode(chunk as Uint8Array, { stream: true });
-      if (body.length > BODY_BYTES) throw TOO_LARGE;
-      if (isStream && (json = answerIn(body))) break;
-    }
-  } else await response.body?.cancel();
-  if (!isStream) json = parse(body);
-  return { status, headers, body, json, isHtml: /html/.test(type) || /^\s*<(!doctype|html)/i.test(body) };
+  let body = "";
+  // A stream may stay open after the answer; one that was asked nothing may hold none, for ever.
+  const isSilent = isStream && method === "GET";
+  if (isSilent) void response.body?.cancel(); // not waited for
+  for await (const chunk of (!isSilent && response.body) || []) {
+    body += decoder.decode(chunk as Uint8Array, { stream: true });
+    if (body.length > BODY_BYTES) throw new Error(TOO_LARGE);
+    if (isStream && answerIn(body)) break;
+  }
+  const json = isStream ? answerIn(body) : parse(body);
+  const isHtml = type.includes("html") || /^\s*<(!doctype|html)/i.test(body);
+  return { status, headers, json, body, isHtml };
 }
 function parse(body: string): Json | undefined {
   try {
@@ -178,46 +195,51 @@ function parse(body: string): Json | undefined {
 }
 function answerIn(stream: string): Json | undefined {
   const events = stream.replaceAll("\r\n", "\n").split("\n\n").slice(0, -1);
-  const messages = events.map((event) =>
-    parse([...event.matchAll(/^data: ?(.*)$/gm)].map(([, data]) => data).join("\n")));
-  return messages.find((message) => message && ("result" in message || "error" in message));
+  const dataOf = (event: string) => [...event.matchAll(/^data: ?(.*)$/gm)].map((match) => match[1]);
+  return events
+    .map((event) => parse(dataOf(event).join("\n")))
+    .find((message) => message && ("result" in message || "error" in message));
 }
 
-const CHAIN = "serve the whole chain (certificate and intermediates: fullchain.pem), from an \
-authority that everybody trusts; one of your own is trusted here by NODE_EXTRA_CA_CERTS=ca.pem, \
-and by no host app";
+const TOO_LARGE = "over 256 KiB came";
+const CHAIN = "host apps trust known authorities alone: get a certificate of one, and serve its \
+whole chain (fullchain.pem). For a try on this machine: NODE_EXTRA_CA_CERTS=ca.pem";
 const NETWORK: Record<string, [says: string, fix: string]> = {
   ENOTFOUND: ["there is no host of that name", "check the spelling, and the DNS record"],
   EAI_AGAIN: ["no name server answers", "check this machine's own connection"],
-  ECONNREFUSED: ["refused: nobody listens there",
+  ECONNREFUSED: ["refused, nobody listens there",
     "start the server; check the port, and in a container that it listens on HOST=0.0.0.0"],
   ECONNRESET: ["the connection was closed without an answer",
-    "is it http:// where https:// is served? Otherwise the server's or proxy's log knows"],
+    "is it http:// where https:// is served? Otherwise the server's or the proxy's log knows"],
   EPROTO: ["no TLS on that port", "https:// needs a certificate there: use the proxy's address"],
   CERT_HAS_EXPIRED: ["its certificate has expired", "renew it, and reload the server that uses it"],
-  CERT_NOT_YET_VALID: ["its certificate is not valid yet", "check both machines' clocks"],
+  CERT_NOT_YET_VALID: ["its certificate is not valid yet", "check the clocks of both machines"],
   ERR_TLS_CERT_ALTNAME_INVALID: ["its certificate is for another host name",
-    "get one that names this host"],
+    "get one that names this host, or paste the name that it is for"],
   DEPTH_ZERO_SELF_SIGNED_CERT: ["its certificate is self-signed", CHAIN],
   SELF_SIGNED_CERT_IN_CHAIN: ["its certificate is self-signed", CHAIN],
   UNABLE_TO_VERIFY_LEAF_SIGNATURE: ["its certificate's issuer is not known", CHAIN],
   UNABLE_TO_GET_ISSUER_CERT_LOCALLY: ["its certificate's issuer is not known", CHAIN],
 };
 function wordsFor(error: Error & { code?: unknown }, { host }: URL, ms: number): [string, string] {
-  const slow = "is the server asleep, overloaded, or behind a firewall that drops what it refuses?";
-  if (error.name === "TimeoutError") return [`${host}: no answer within ${ms / 1000} s`, slow];
-  const code = String(error.code ?? error.name);
-  const [says, fix] = NETWORK[code] ?? [`can't be reached (${code})`, "check network and address"];
+  if (error.name === "TimeoutError") {
+    return [`${host}: no answer within ${ms / 1000} s`, "is it asleep, overloaded, or behind a \
+firewall that drops what it refuses?"];
+  }
+  const code = String(error.code ?? error.message);
+  const [says, fix] = NETWORK[code] ?? [code, "look at the server's log, and the way to it"];
   return [`${host}: ${says}`, fix];
 }
 
-/** What a service says of an error, for a person. */
-function reasonIn({ status, json, isHtml }: Answer): string {
+/** What a service says of an error. */
+function reasonIn({ status, headers, json, isHtml }: Answer): string {
+  const to = headers.get("location");
+  if (to) return `${status}, a redirect to ${to},`;
   const error = isObject(json?.error) ? json.error.message : json?.error;
   const said = [error, json?.error_description].map(text).filter(Boolean).join(": ");
-  return `${status}${isHtml ? ", a web page" : ""}${said && `, ${said}`}`;
+  return `${status}${isHtml ? " and a web page" : ""}${said && ` (${said})`}`;
 }
-/** claude.ai and VS Code compare byte for byte. */
+/** In a word: claude.ai and VS Code compare byte for byte, people don't. */
 function difference(came: string, wanted: string): string {
   const [a, b] = [URL.parse(came), URL.parse(wanted)];
   if (!a || !b) return "no URL";
@@ -228,18 +250,18 @@ function difference(came: string, wanted: string): string {
   return a.href === b.href ? "written otherwise" : "another path";
 }
 
-// ---- The walk, in the order of a host app ----
+// ---- The walk ----
+// In the order of a host app. Each of these says its lines; what it learns is in the visit.
 
 const WALK = [
-  checkUrl, knock, knockOtherwise, readMetadata, readService, readKeys, // what anybody may read
-  register, openSignInPage, getToken, readToken, // getting in
+  checkUrl, knock, knockByGet, askForCors, bringMadeUpToken, // the door
+  readMetadata, readService, readKeys, bringForgedToken, // what anybody may see
+  register, openSignInPage, openByDocument, getToken, readToken, // getting in
   speak2025, speak2026, readTools, bringWrongToken, useGate, // inside
 ];
 
-/** Walks. The lines are also told one by one. */
 export async function diagnose(url: string, options: Options = {}): Promise<Line[]> {
-  const at = URL.parse(url);
-  const visit = new Visit(url, at ?? new URL("https://nowhere.invalid"), options);
+  const visit = new Visit(url, URL.parse(url) ?? new URL("https://nowhere.invalid"), options);
   const listener = options.signIn && listen(visit.state);
   if (listener) visit.callback = listener.url;
   for (const step of WALK) {
@@ -260,110 +282,113 @@ export async function diagnose(url: string, options: Options = {}): Promise<Line
 async function checkUrl(visit: Visit): Promise<void> {
   const { url, at } = visit;
   const { protocol, hash, username, pathname, search, origin } = at;
-  const bare = `${origin}${url === origin ? "" : pathname}${search}`;
+  const written = `${origin}${url === origin ? "" : pathname}${search}`;
   const stop = (says: string, fix: string) => {
     throw new Stop("URL", says, fix);
   };
   if (!URL.canParse(url)) stop(`${url || "nothing"} is no URL`, "it looks like https://host/mcp");
-  if (username) stop("holds a name or a password", "take it out: sign-in is by token");
-  if (hash) stop(`holds a fragment (${hash})`, `paste ${bare}`);
-  if (protocol !== "https:" && !(protocol === "http:" && isHere(at))) {
-    stop(`is ${protocol}//`, "host apps take https alone (http on this machine): get a certificate, \
-or a tunnel");
+  if (!isSafe(visit, url)) {
+    stop(`${protocol}// is taken by no host app`, "serve it by https (a proxy or a tunnel does)");
   }
-  if (url !== bare) stop("is not written as a host app writes it", `paste ${bare}`);
+  if (username) stop("has a name or password in it", "take it out: sign-in goes by token");
+  if (hash) stop(`has a fragment in it, ${hash}`, `paste ${written}`);
+  if (url !== written) stop("apps write it otherwise, and compare", `paste ${written}`);
   if (url.endsWith("/")) {
-    return visit.warn("URL", "ends in a slash", "apps compare it byte for byte: without is safer");
-  }
-  if (pathname !== "/mcp") {
-    return visit.warn("URL", `its path is ${pathname}`, "claude.ai is known to want /mcp");
-  }
-  visit.ok("URL", isHere(at) ? "of this machine: apps in a cloud can't reach it" : "https, plain");
+    visit.warn("URL", "ends in a slash", "apps compare byte for byte, and people forget it");
+  } else if (pathname !== "/mcp") {
+    visit.warn("URL", `its path is ${pathname}`, "claude.ai is known to want /mcp");
+  } else visit.ok("URL", isHere(at) ? "on this machine (apps in a cloud can't reach it)" : "https");
 }
 
-const JSON_TYPE = { "content-type": "application/json" };
-const MCP = { ...JSON_TYPE, accept: "application/json, text/event-stream" };
+const MCP = {
+  "content-type": "application/json",
+  accept: "application/json, text/event-stream",
+};
+const LATEST = "2025-11-25"; // of those that begin with a handshake
 const INFO = { name: "doctor", version: "1" };
 const hello = (protocolVersion: string) =>
   ({ protocolVersion, capabilities: {}, clientInfo: INFO });
-const message = (method: string, params: object) =>
-  JSON.stringify({ jsonrpc: "2.0", id: 1, method, params });
+/** A message to the server, with the token if there is one. */
+function post(method: string, params: object, token = "", headers: object = {}): RequestInit {
+  const authorization = token && { authorization: `Bearer ${token}` };
+  const id = method.startsWith("notifications/") ? {} : { id: 1 };
+  return {
+    method: "POST",
+    headers: { ...MCP, ...authorization, ...headers },
+    body: JSON.stringify({ jsonrpc: "2.0", ...id, method, params }),
+  };
+}
 
-/** The first request of all: without a token. */
+/** The first request of all. */
 async function knock(visit: Visit): Promise<void> {
-  const body = message("initialize", hello("2025-11-25"));
-  const init = { method: "POST", headers: MCP, body };
-  const answer = await ask(visit, "reach", visit.url, init).catch((error: Trouble) => {
+  const { url, at } = visit;
+  const first = post("initialize", hello(LATEST));
+  const answer = await ask(visit, "reach", url, first).catch((error: Trouble) => {
     throw new Stop(error.step, error.message, error.fix);
   });
-  visit.ok("reach", `${visit.at.host} answers${visit.at.protocol === "https:" ? ", by TLS" : ""}`);
-  const { status, headers } = answer;
-  const to = headers.get("location");
-  if (status === 401) {
-    visit.ok("no token", "401");
-    checkChallenge(visit, headers.get("www-authenticate") ?? "");
+  visit.ok("reach", at.protocol === "https:" ? "answers, by TLS" : "answers");
+  if (answer.status !== 401) {
+    visit.refusal = answer.status;
+    visit.fail("POST without a token", `${reasonIn(answer)} instead of 401`, adviceFor(answer));
+    visit.skip("WWW-Authenticate", "it comes with the 401");
   } else {
-    visit.refusal = status;
-    visit.fail("no token", to ? `${status}, sent on to ${to}` : `${reasonIn(answer)} instead of 401`,
-      to ? "paste the address it redirects to, or let it answer here: a POST is not sent on"
-        : adviceFor(answer));
-    visit.skip("challenge", "it comes with the 401");
+    visit.ok("POST without a token", "401");
+    checkChallenge(visit, answer.headers.get("www-authenticate") ?? "");
   }
-  const date = Date.parse(headers.get("date") ?? "");
-  visit.clockAhead = Number.isNaN(date) ? 0 : (date - Date.now()) / 1000;
-  const seconds = Math.round(Math.abs(visit.clockAhead));
-  if (Number.isNaN(date)) visit.skip("clock", "no Date header to compare with");
-  else {
-    visit.expect("clock", seconds <= 30, "as this machine's", [
-      `the server's is ${seconds} s ${visit.clockAhead > 0 ? "ahead of" : "behind"} this machine's`,
-      "let both keep time by NTP: a token is refused when its times are not now",
-    ]);
-  }
+  const date = Date.parse(answer.headers.get("date") ?? "");
+  if (Number.isNaN(date)) return visit.skip("clock", "there is no Date header to compare");
+  visit.clockAhead = Math.round((date - Date.now()) / 1000);
+  const seconds = Math.abs(visit.clockAhead);
+  visit.demand("clock", seconds <= 30, "agrees with this machine's",
+    `${seconds} s ${visit.clockAhead > 0 ? "ahead of" : "behind"} this machine's`,
+    "set both by NTP: by a wrong clock good tokens are over, or not yet good");
 }
-function adviceFor({ status, isHtml }: Answer): string {
+function adviceFor({ status, headers, isHtml }: Answer): string {
+  if (headers.has("location")) return "paste where it leads, or let it answer here: a POST stays";
   if (isHtml && status < 500) {
-    return "a bot filter or a login page answers for it: let POSTs to this path through to the server";
+    return "a bot filter or a login page is in front: let what comes to this path through";
   }
-  if (status < 300) return "hosts sign in on a 401 alone: switch sign-in on (here: no AUTH_DISABLED)";
-  if (status === 403) return "401 is what starts sign-in; ours says 403 to a Host or an Origin that \
-RESOURCE_URL does not name, a firewall to what it takes for a bot";
-  if (status === 404) return "check the path: ours answers at /mcp";
-  if (status === 405) return "that path takes no POST: is it the URL of the MCP endpoint?";
-  if (status === 429) return "its rate limit: wait a minute";
-  if (status >= 500) return "look at the server's log; for 502 to 504, whether the proxy finds it";
-  return "the server has to answer 401 before it looks at anything else";
+  if (status < 300) return "apps sign in on a 401 alone: switch sign-in on (main.ts: no AUTH_DISABLED)";
+  switch (status) {
+    case 403: return "a firewall? main.ts says so to a Host that RESOURCE_URL does not name";
+    case 404: return "check the path: that of main.ts is /mcp";
+    case 405: return "check the path: this one takes no POST";
+    case 429: return "wait a minute: that is its rate limit";
+    case 502: case 503: case 504: return "the proxy does not find the server: is it running?";
+  }
+  return status >= 500 ? "look at the server's log" : "look at the token before anything else";
 }
 function checkChallenge(visit: Visit, challenge: string): void {
+  const wanted = `WWW-Authenticate: Bearer resource_metadata="${knownPath(visit.at)}"`;
   if (!/\bBearer\b/i.test(challenge)) {
-    const came = challenge ? `WWW-Authenticate is ${challenge}` : "no WWW-Authenticate";
-    return visit.fail("challenge", came, `answer the 401 with WWW-Authenticate: Bearer \
-resource_metadata="${knownPath(visit.at)}" (a proxy may have removed it)`);
+    const came = challenge ? `WWW-Authenticate: ${challenge}` : "the 401 has no WWW-Authenticate";
+    return visit.fail("WWW-Authenticate", came, `answer ${wanted} (or does a proxy take it out?)`);
   }
   visit.challenge = challenge;
   if (!/\bresource_metadata=/.test(challenge)) {
-    return visit.warn("challenge", "Bearer, without resource_metadata", "name the metadata's URL");
-  }
-  if (/\berror=/.test(challenge)) {
-    return visit.warn("challenge", "names an error, though no token was sent", "leave error= out: \
-some apps take it for a bad token (RFC 6750, section 3.1)");
-  }
-  visit.ok("challenge", "Bearer, with resource_metadata");
+    visit.warn("WWW-Authenticate", "without resource_metadata", `answer ${wanted}`);
+  } else if (/\berror=/.test(challenge)) {
+    visit.warn("WWW-Authenticate", "names an error, though no token was sent",
+      "leave error= out: apps take it for a bad token (RFC 6750, section 3.1)");
+  } else visit.ok("WWW-Authenticate", "Bearer, and where the metadata is");
 }
 const knownPath = ({ origin, pathname }: URL) =>
   `${origin}/.well-known/oauth-protected-resource${pathname.replace(/\/$/, "")}`;
 
-/** What some apps begin with, a browser asks first, and a stranger brings. */
-async function knockOtherwise(visit: Visit): Promise<void> {
-  const { url, refusal } = visit;
-  const get = await ask(visit, "GET", url, { headers: { accept: "text/event-stream" } });
-  if ([401, 405].includes(get.status)) visit.ok("GET", String(get.status));
-  else if (get.status === refusal) visit.skip("GET", `${refusal}, as above`);
-  else if (get.status >= 500) visit.fail("GET", reasonIn(get), "some apps begin with GET: 401 or 405");
-  else visit.warn("GET", `${reasonIn(get)}, not 401 or 405`, "some apps begin with GET");
-
+/** What some apps begin with. */
+async function knockByGet(visit: Visit): Promise<void> {
+  const step = "GET without a token";
+  const answer = await ask(visit, step, visit.url, { headers: { accept: "text/event-stream" } });
+  const says = `${reasonIn(answer)} instead of 401 or 405`;
+  const fix = "some apps begin with a GET, and sign in on its 401";
+  if (answer.status >= 500) return visit.fail(step, says, fix);
+  visit.advise(step, [401, 405].includes(answer.status), String(answer.status), says, fix);
+}
+/** What a browser asks before it lets a page call. */
+async function askForCors(visit: Visit): Promise<void> {
   const origin = "http://localhost:6274"; // MCP Inspector's
   const asked = ["authorization", "content-type", "mcp-protocol-version"];
-  const preflight = await ask(visit, "CORS", url, {
+  const { status, headers } = await ask(visit, "CORS", visit.url, {
     method: "OPTIONS",
     headers: {
       origin,
@@ -371,202 +396,206 @@ async function knockOtherwise(visit: Visit): Promise<void> {
       "access-control-request-headers": asked.join(","),
     },
   });
-  const allowed = (name: string) => preflight.headers.get(`access-control-allow-${name}`) ?? "";
-  const names = allowed("headers").toLowerCase().split(/\s*,\s*/);
-  const missing = asked.filter((name) => !names.includes(name));
-  if (preflight.status >= 300 || !["*", origin].includes(allowed("origin"))) {
-    visit.warn("CORS", `${preflight.status}: a page at ${origin} may not call`, "clients that run \
-in a browser (MCP Inspector) need Access-Control-Allow-Origin on OPTIONS, before sign-in");
-  } else if (missing.length > 0) {
-    visit.warn("CORS", `does not allow ${missing}`, "name it in Access-Control-Allow-Headers");
-  } else visit.ok("CORS", "clients in a browser may call");
-
-  const made = visit.keep(`made-up.${random()}`);
-  const stranger = await ask(visit, "made-up token", url, asToken(made, "tools/list", {}));
-  if (stranger.status === refusal) return visit.skip("made-up token", `${refusal}, as above`);
-  const says = stranger.headers.get("www-authenticate") ?? "";
-  if (stranger.status === 401 && !/error="?invalid_token/.test(says)) {
-    return visit.warn("made-up token", "401, without invalid_token", 'say error="invalid_token": \
-apps then fetch a new token');
-  }
-  visit.expect("made-up token", stranger.status === 401, "401 invalid_token", [
-    `${reasonIn(stranger)} instead of 401`,
-    stranger.status < 300 ? "ANYBODY GETS IN: check signature, issuer and audience of each token"
-      : "every bad token is a 401; 503 means that it has no keys to check with (AUTH_JWKS_URL)",
-  ]);
+  const allowed = (headers.get("access-control-allow-headers") ?? "").toLowerCase();
+  const isAllowed = ["*", origin].includes(headers.get("access-control-allow-origin") ?? "")
+    && asked.every((name) => allowed.split(/\s*,\s*/).includes(name)) && status < 300;
+  visit.advise("CORS", isAllowed, "apps in a browser may call", "apps in a browser can't call",
+    `MCP Inspector is one: answer OPTIONS before sign-in, and allow ${origin} and ${asked}`);
 }
-const asToken = (token: string, method: string, params: object, headers: object = {}) =>
-  ({ method: "POST", headers: { ...MCP, authorization: `Bearer ${token}`, ...headers },
-    body: message(method, params) });
+async function bringMadeUpToken(visit: Visit): Promise<void> {
+  const step = "made-up token";
+  const token = visit.keep(`made-up.${random()}`);
+  const answer = await ask(visit, step, visit.url, post("initialize", hello(LATEST), token));
+  if (answer.status === visit.refusal) return visit.skip(step, `${answer.status}, as above`);
+  if (answer.status !== 401) {
+    return visit.fail(step, `${reasonIn(answer)} instead of 401`,
+      answer.status < 300 ? "ANYBODY GETS IN: check each token's signature, issuer and audience"
+        : "a bad token is a 401 (503 is for having no keys to check with: AUTH_JWKS_URL)");
+  }
+  const isNamed = /error="?invalid_token/.test(answer.headers.get("www-authenticate") ?? "");
+  visit.advise(step, isNamed, "401 invalid_token", "401, without invalid_token",
+    'add error="invalid_token" to WWW-Authenticate: apps then fetch a new one');
+}
 
-// ---- What anybody may read ----
+// ---- What anybody may see ----
 
 /** A JSON document, or why there is none. */
 async function fetchJson(visit: Visit, step: string, url: string): Promise<Json | string> {
-  const answer = await ask(visit, step, url, { headers: { accept: "application/json" } });
-  const to = answer.headers.get("location");
-  if (to) return `${url} redirects (${answer.status}) to ${to}`;
-  if (answer.status !== 200) return `${url} answers ${reasonIn(answer)}`;
-  const type = answer.headers.get("content-type") ?? "nothing";
-  if (!/\bjson\b/.test(type)) return `${url} is sent as ${type}, not application/json`;
-  return answer.json ?? `${url} holds no JSON object`;
+  try {
+    const answer = await ask(visit, step, url, { headers: { accept: "application/json" } });
+    if (answer.status !== 200) return `${url} answers ${reasonIn(answer)}`;
+    const type = answer.headers.get("content-type") ?? "nothing";
+    if (!/\bjson\b/.test(type)) return `${url} is sent as ${type}, not as application/json`;
+    return answer.json ?? `${url} is not a JSON object`;
+  } catch (error) {
+    return (error as Error).message;
+  }
 }
 
 /** RFC 9728: of the server itself. */
 async function readMetadata(visit: Visit): Promise<void> {
-  const { at, url } = visit;
+  const { at, url, challenge } = visit;
   const known = knownPath(at);
-  const named = /\bresource_metadata="?([^",\s]*)/.exec(visit.challenge)?.[1];
-  const first = await fetchJson(visit, "metadata", named ?? known);
-  const second = named && named !== known ? await fetchJson(visit, "known path", known) : first;
-  const root = `${at.origin}/.well-known/oauth-protected-resource`;
-  const fix = `serve it at ${known}, as JSON and without sign-in (RFC 9728, section 3)`;
-  if (typeof first === "string") visit.fail("metadata", first, fix);
-  else visit.ok("metadata", named ? "where the challenge says" : "at its known path");
+  const [, named = known] = /\bresource_metadata="?([^",\s]*)/.exec(challenge) ?? [];
+  const fix = `serve it at ${known}, as JSON and before sign-in (RFC 9728, section 3)`;
+  const first = await fetchJson(visit, "server metadata", named);
+  const second = named === known ? first : await fetchJson(visit, "at its known path", known);
+  visit.demand("server metadata", isObject(first), named, String(first), fix);
   if (second !== first) {
-    if (typeof second === "string") visit.warn("known path", second, fix);
-    else visit.ok("known path", "there too");
+    visit.advise("at its known path", isObject(second), known, String(second), fix);
   }
-  const found = [first, second, await fetchJson(visit, "metadata", root)].find(isObject);
-  visit.metadata = found;
-  if (!found) return;
-
-  const resource = text(found.resource);
-  visit.expect("resource", resource === url, "is the URL, byte for byte", [
-    `says ${resource || "nothing"}, and you typed ${url} (${difference(resource, url)})`,
-    `paste what it says, or let the server call itself what you paste (here: RESOURCE_URL=${url})`,
-  ]);
-  const [issuer = "", ...others] = list(found.authorization_servers).map(text);
+  visit.metadata = [first, second].find(isObject);
+  if (!visit.metadata) { // so that what follows can be seen, too
+    const place = `${at.origin}/.well-known/oauth-protected-resource`;
+    const root = await fetchJson(visit, "server metadata", place);
+    if (!isObject(root)) return;
+    visit.metadata = root;
+  }
+  const { resource, authorization_servers, scopes_supported } = visit.metadata;
+  const calls = text(resource);
+  visit.demand("resource", calls === url, "is this URL, byte for byte",
+    `is ${calls || "missing"} instead of ${url} (${difference(calls, url)})`,
+    `paste what the server calls itself, or let it call itself ${url} (main.ts: RESOURCE_URL)`);
+  const [issuer = "", ...others] = list(authorization_servers).map(text);
   visit.issuer = issuer;
-  visit.expect("authorization server", issuer !== "",
-    `${issuer}${others.length > 0 ? " (the first; claude.ai ignores the others)" : ""}`,
-    ["authorization_servers is empty", "name the issuer of the sign-in service (here: AUTH_ISSUER)"]);
-  visit.expect("scopes", !list(found.scopes_supported).includes("offline_access"),
-    list(found.scopes_supported).join(" ") || "none asked for", [
-      "scopes_supported lists offline_access",
-      "take it out: it belongs to the sign-in service's metadata (claude.ai)",
-    ]);
+  visit.demand("sign-in service", issuer !== "",
+    others.length > 0 ? `${issuer}; claude.ai never looks at the others` : issuer,
+    "authorization_servers is empty", "name the issuer of the sign-in service (main.ts: AUTH_ISSUER)");
+  const scopes = list(scopes_supported);
+  const isClean = !scopes.includes("offline_access");
+  visit.demand("scopes", isClean, scopes.join(" ") || "none are asked for",
+    "scopes_supported lists offline_access", "take it out: only the sign-in service may list it");
 }
 
 /** RFC 8414, then OpenID Connect Discovery: of the sign-in service. */
 async function readService(visit: Visit): Promise<void> {
   const { issuer } = visit;
-  if (!issuer) return visit.skip("sign-in service", "nobody names one");
   const at = URL.parse(issuer);
-  const path = at?.pathname.replace(/\/$/, "");
-  const places = [
-    `${at?.origin}/.well-known/oauth-authorization-server${path}`,
-    `${at?.origin}/.well-known/openid-configuration${path}`,
-    `${issuer.replace(/\/$/, "")}/.well-known/openid-configuration`,
-  ];
-  const problems: string[] = [];
-  for (const place of at ? places : [issuer]) {
-    const found = await fetchJson(visit, "sign-in service", place);
-    if (typeof found === "string") problems.push(found);
-    else visit.service ??= found;
-    if (visit.service) break;
-  }
-  const { service } = visit;
-  if (!service) {
-    return visit.fail("sign-in service", problems[0]!, `none of its ${problems.length} known places \
-has metadata: is the issuer right (here: AUTH_ISSUER)? It is the "issuer" of its discovery document`);
-  }
-  visit.ok("sign-in service", problems.length > 0 ? "by OpenID Connect Discovery" : "by RFC 8414");
-  visit.expect("issuer", service.issuer === issuer, "calls itself what the server calls it", [
-    `calls itself ${text(service.issuer)} and the server calls it ${issuer} \
-(${difference(text(service.issuer), issuer)})`,
-    `name it byte for byte as it does (here: AUTH_ISSUER=${text(service.issuer)})`,
+  if (!at) return visit.skip("service metadata", "no sign-in service is known");
+  const path = at.pathname.replace(/\/$/, "");
+  const places = new Set([
+    `${at.origin}/.well-known/oauth-authorization-server${path}`,
+    `${at.origin}/.well-known/openid-configuration${path}`,
+    `${at.origin}${path}/.well-known/openid-configuration`,
   ]);
-  checkService(visit, service);
+  const problems: string[] = [];
+  for (const place of places) {
+    const found = await fetchJson(visit, "service metadata", place);
+    if (isObject(found)) {
+      visit.service = found;
+      visit.ok("service metadata", place);
+      return checkService(visit, found);
+    }
+    problems.push(found);
+  }
+  visit.fail("service metadata", problems.join("; "), `is that issuer right? It is what "issuer" \
+says in the service's discovery document (main.ts: AUTH_ISSUER)`);
 }
 function checkService(visit: Visit, service: Json): void {
-  const isSecure = (name: string) => {
-    const url = URL.parse(text(service[name]));
-    return url !== null && (url.protocol === "https:" || (isHere(url) && isHere(visit.at)));
-  };
-  const bad = ["authorization_endpoint", "token_endpoint"].filter((name) => !isSecure(name));
-  visit.expect("endpoints", bad.length === 0, "for authorizing and for tokens",
-    [`${bad.join(" and ")}: no https URL`, "the sign-in service has to name both"]);
+  const { issuer } = visit;
+  const calls = text(service.issuer);
+  visit.demand("issuer", calls === issuer, "calls itself as the server calls it",
+    `calls itself ${calls || "nothing"}, and the server ${issuer} (${difference(calls, issuer)})`,
+    `the server has to name it byte for byte (main.ts: AUTH_ISSUER=${calls})`);
   const has = (name: string, value: string) => list(service[`${name}_supported`]).includes(value);
-  visit.expect("PKCE", has("code_challenge_methods", "S256"), "S256",
-    ["code_challenge_methods_supported lacks S256", "switch PKCE on there: apps refuse to go on"]);
-  const grants = service.grant_types_supported ?? ["authorization_code"];
-  const codes = has("response_types", "code") && list(grants).includes("authorization_code");
-  if (codes && !list(grants).includes("refresh_token")) {
-    visit.warn("grants", "no refresh_token in grant_types_supported",
-      "without it people sign in anew whenever a token runs out");
+  const bad = ["authorization_endpoint", "token_endpoint"]
+    .filter((name) => !isSafe(visit, service[name]));
+  visit.demand("endpoints", bad.length === 0, "authorize and token",
+    `${bad.join(" and ")}: no https URL`, "its metadata has to name both");
+  visit.demand("PKCE", has("code_challenge_methods", "S256"), "S256",
+    "code_challenge_methods_supported lacks S256", "switch PKCE on: apps go no further without it");
+  const grants = list(service.grant_types_supported ?? ["authorization_code"]);
+  if (!has("response_types", "code") || !grants.includes("authorization_code")) {
+    visit.fail("grants", `response types ${service.response_types_supported}, grants ${grants}`,
+      "switch the authorization code flow on: code and authorization_code");
   } else {
-    visit.expect("grants", codes, "code and refresh", ["response_types_supported lacks code, or \
-grant_types_supported authorization_code", "switch the authorization code flow on there"]);
+    visit.advise("grants", grants.includes("refresh_token"), "code and refresh",
+      "grant_types_supported lacks refresh_token",
+      "switch it on, or people sign in anew each time a token is over");
   }
-  const registers = isSecure("registration_endpoint");
-  const says = service.client_id_metadata_document_supported === true;
+  const registers = isSafe(visit, service.registration_endpoint);
+  const documents = service.client_id_metadata_document_supported === true;
   const none = has("token_endpoint_auth_methods", "none");
-  const ways = [registers && "registration", says && none && "documents (CIMD)"].filter(Boolean);
-  const fixNone = 'add "none" to token_endpoint_auth_methods_supported: apps have no secret';
-  if (registers && says && !none) {
-    visit.warn("apps", "registration; not documents: they need none too", fixNone);
+  const fix = documents
+    ? 'add "none" to token_endpoint_auth_methods_supported: Claude takes up CIMD with both alone'
+    : "switch on dynamic client registration (RFC 7591), or CIMD with the method none";
+  if (registers && documents && !none) {
+    visit.warn("client registration", "can register; their documents (CIMD) are not used", fix);
   } else {
-    visit.expect("apps", ways.length > 0, `by ${ways.join(" and ")}`, [
-      "can't say who they are: neither registration nor documents",
-      says ? fixNone : "switch on dynamic client registration (RFC 7591), or CIMD, there",
-    ]);
+    const ways = [registers && "registration", documents && none && "documents (CIMD)"];
+    const found = ways.filter(Boolean).join(" and ");
+    const how = `say who they are by ${found}`;
+    visit.demand("client registration", found !== "", how, "have no way to say who they are", fix);
   }
-  if (service.authorization_response_iss_parameter_supported === true) visit.ok("ChatGPT", "iss");
-  else {
-    visit.warn("ChatGPT", "no authorization_response_iss_parameter_supported",
-      "without iss (RFC 9207) ChatGPT has no stable client id there: it has to register");
-  }
+  visit.advise("ChatGPT (iss)", service.authorization_response_iss_parameter_supported === true,
+    "can use its stable client id", "has no stable client id here: it has to register",
+    "send iss with the code, and say authorization_response_iss_parameter_supported (RFC 9207)");
 }
 
 async function readKeys(visit: Visit): Promise<void> {
-  if (!visit.service) return visit.skip("keys", "no sign-in service is known");
-  const url = text(visit.service.jwks_uri);
-  if (!url) {
-    return visit.warn("keys", "no jwks_uri", "tokens can only be checked by asking the service: a \
-gateway like ours can't");
+  if (!visit.service) return visit.skip("signing keys", "no sign-in service is known");
+  if (!visit.service.jwks_uri) {
+    return visit.warn("signing keys", "no jwks_uri", "main.ts could not check its tokens");
   }
-  const found = await fetchJson(visit, "keys", url);
-  const fix = "it has to publish its public signing keys there (here: AUTH_JWKS_URL)";
-  if (typeof found === "string") return visit.fail("keys", found, fix);
+  const step = "signing keys";
+  const found = await fetchJson(visit, step, text(visit.service.jwks_uri));
+  const fix = "it publishes its signing keys there (main.ts: AUTH_JWKS_URL)";
+  if (!isObject(found)) return visit.fail(step, found, fix);
   const keys = list(found.keys).filter(isObject) as JWK[];
   if (keys.some(({ kty, d, k }) => kty === "oct" || d || k)) {
-    return visit.fail("keys", "A PRIVATE OR SHARED KEY IS PUBLISHED: anybody can make tokens",
-      "make a new key, publish its public members alone (kty, kid, n and e, or crv, x and y)");
+    return visit.fail(step, "A PRIVATE OR SHARED KEY IS PUBLISHED: anybody can make tokens",
+      "replace it, and publish public members by name: kty, kid, n and e, or crv, x and y");
   }
-  const usable = keys.filter(({ kty = "", use = "sig", alg = ALGORITHMS[0]! }) =>
+  if (JSON.stringify(found).length > 65_536) {
+    return visit.fail(step, "over 64 KiB, which main.ts does not read", "take old keys out");
+  }
+  const usable = keys.filter(({ kty = "", use = "sig", alg = "RS256" }) =>
     /^(RSA|EC|OKP)$/.test(kty) && use === "sig" && ALGORITHMS.includes(alg));
-  if (JSON.stringify(found).length > 65_536) return visit.fail("keys", "over 64 KiB", "drop old keys");
-  visit.keys = { keys };
-  if (usable.length > 0 && usable.every(({ kid }) => !kid)) {
-    return visit.warn("keys", "no key has a kid", "give each one: or a new key is not noticed");
+  if (usable.length === 0) {
+    return visit.fail(step, `none of ${keys.length} signs by ${ALGORITHMS.join(", ")}`, fix);
   }
-  const algorithms = [...new Set(usable.map(({ alg, kty }) => alg ?? kty))];
-  visit.expect("keys", usable.length > 0, `${usable.length} to sign with (${algorithms.join(", ")})`, [
-    `none of ${keys.length} is for signing with ${ALGORITHMS.join(", ")}`, fix]);
+  visit.keys = { keys };
+  const algorithms = new Set(usable.map(({ alg, kty }) => alg ?? kty));
+  visit.advise(step, usable.every(({ kid }) => kid), [...algorithms].join(", "),
+    "one has no kid", "give each key one: by that a new key is noticed");
+}
+
+/** Right in all that can be read, and signed by nobody: it opens what only reads a token. */
+async function bringForgedToken(visit: Visit): Promise<void> {
+  const { url, issuer, keys } = visit;
+  if (!issuer) return;
+  const now = Math.floor(Date.now() / 1000);
+  const { kid, alg = "RS256" } = keys?.keys[0] ?? {};
+  const claims = { iss: issuer, aud: url, sub: "doctor-forged", iat: now, exp: now + 60 };
+  const parts = [{ alg, kid, typ: "at+jwt" }, claims]
+    .map((part) => Buffer.from(JSON.stringify(part)).toString("base64url"));
+  const forged = visit.keep([...parts, randomBytes(256).toString("base64url")].join("."));
+  const { status } = await ask(visit, "forged token", url, post("initialize", hello(LATEST), forged));
+  visit.demand("forged token", status >= 400, `${status}, not let in`, `${status} instead of 401`,
+    "ANYBODY GETS IN, AS ANYBODY: check the signature of each token");
 }
 
 // ---- Getting in ----
 
-/** RFC 7591. One for the walk itself, and one for each app whose redirects may be refused. */
+/** RFC 7591: once for the walk itself, and once for each app whose redirects may be refused. */
 async function register(visit: Visit): Promise<void> {
   const { service, metadata, challenge } = visit;
   const named = /\bscope="([^"]*)"/.exec(challenge)?.[1]?.split(" ");
   const scopes = new Set(named ?? list(metadata?.scopes_supported).map(text));
   if (list(service?.scopes_supported).includes("offline_access")) scopes.add("offline_access");
   visit.scope = [...scopes].join(" "); // what most apps ask for
-  const url = text(service?.registration_endpoint);
-  if (!url) return visit.skip("register", "no registration is known");
-  const apps = { "this machine": [visit.callback], ...REDIRECTS };
-  for (const [app, redirects] of Object.entries(apps)) {
-    const client = await registerOne(visit, `register: ${app}`, url, redirects);
-    if (app === "this machine") visit.client = client;
+  const endpoint = text(service?.registration_endpoint);
+  if (!endpoint) return visit.skip("register", "no registration is known");
+  const own = { "this machine": [visit.callback] };
+  for (const [app, redirects] of Object.entries({ ...own, ...REDIRECTS })) {
+    const client = await registerOne(visit, `register ${app}`, endpoint, redirects);
+    if (app in own) visit.client = client;
   }
 }
 async function registerOne(visit: Visit, step: string, url: string, redirect_uris: string[]) {
   const answer = await ask(visit, step, url, {
     method: "POST",
-    headers: { ...JSON_TYPE, accept: "application/json" },
+    headers: { "content-type": "application/json", accept: "application/json" },
     body: JSON.stringify({
       client_name: "doctor",
       redirect_uris,
@@ -576,20 +605,21 @@ async function registerOne(visit: Visit, step: string, url: string, redirect_uri
       ...(visit.scope && { scope: visit.scope }),
     }),
   });
-  visit.keep(text(answer.json?.client_secret));
-  visit.keep(text(answer.json?.registration_access_token));
+  const { client_id, client_secret, registration_access_token } = answer.json ?? {};
+  visit.keep(text(client_secret));
+  visit.keep(text(registration_access_token));
   const kept = list(answer.json?.redirect_uris ?? redirect_uris);
   const lost = redirect_uris.filter((uri) => !kept.includes(uri));
-  const isFine = answer.status < 300 && text(answer.json?.client_id) !== "";
-  const fix = `let apps register with ${redirect_uris.join(", ")}`;
-  if (isFine && lost.length > 0) visit.fail(step, `it dropped ${lost.join(", ")}`, fix);
-  else visit.expect(step, isFine, "a client is left there", [`refused: ${reasonIn(answer)}`, fix]);
-  return isFine ? answer.json : undefined;
+  const isTaken = answer.status < 300 && text(client_id) !== "";
+  visit.demand(step, isTaken && lost.length === 0, 'a client "doctor" is left there',
+    isTaken ? `not with ${lost.join(", ")}` : `refused: ${reasonIn(answer)}`,
+    `the sign-in service has to let apps register with ${redirect_uris.join(", ")}`);
+  return isTaken ? answer.json : undefined;
 }
 
 const sha256 = (secret: string) => createHash("sha256").update(secret).digest("base64url");
 function authorizeUrl(visit: Visit, changes: Record<string, string> = {}): string {
-  const url = URL.parse(text(visit.service?.authorization_endpoint));
+  const url = new URL(text(visit.service?.authorization_endpoint));
   const params = {
     response_type: "code",
     client_id: text(visit.client?.client_id),
@@ -597,71 +627,85 @@ function authorizeUrl(visit: Visit, changes: Record<string, string> = {}): strin
     state: visit.state,
     code_challenge: sha256(visit.verifier),
     code_challenge_method: "S256",
-    resource: visit.url,
+    resource: visit.resource,
     scope: visit.scope,
     prompt: visit.scope.includes("offline_access") ? "consent" : "",
     ...changes,
   };
-  for (const [name, value] of Object.entries(params)) if (value) url?.searchParams.set(name, value);
-  return url?.href ?? "";
+  for (const [name, value] of Object.entries(params)) if (value) url.searchParams.set(name, value);
+  return url.href;
 }
-
-/** What a browser that is not signed in gets. */
+/** What a browser gets that is not signed in. */
+async function openPage(visit: Visit, step: string, changes: Record<string, string> = {}) {
+  const url = authorizeUrl(visit, changes);
+  const answer = await ask(visit, step, url, { headers: { accept: "text/html" } });
+  const location = answer.headers.get("location");
+  const to = location ? URL.parse(location, url) : null;
+  const error = to?.searchParams.get("error");
+  const why = to?.searchParams.get("error_description") ?? "";
+  const problem = error ? `${error} ${why}` : answer.status >= 400 ? reasonIn(answer) : "";
+  return { to: to?.href ?? "", problem, says: to ? `leads on to ${to.host}` : "a page to sign in" };
+}
 async function openSignInPage(visit: Visit): Promise<void> {
-  const { service, client, issuer } = visit;
-  const look = async (step: string, changes: Record<string, string>) => {
-    const url = authorizeUrl(visit, changes);
-    const answer = await ask(visit, step, url, { headers: { accept: "text/html" } });
-    const to = URL.parse(answer.headers.get("location") ?? "", url);
-    const error = to?.searchParams.get("error");
-    const why = to?.searchParams.get("error_description") ?? "";
-    const problem = error ? `${error}: ${why}` : answer.status >= 400 && reasonIn(answer);
-    return { to: to?.href ?? "", problem, says: to ? `leads on to ${to.host}` : "a page" };
-  };
-  if (!service?.authorization_endpoint) return visit.skip("sign-in page", "no endpoint is known");
-  if (client) {
-    const page = await look("sign-in page", {});
-    visit.expect("sign-in page", !page.problem, page.says, [`refused: ${page.problem}`,
-      `the service has to take resource=${visit.url} (${visit.scope || "no scope"}) from any app`]);
-    const open = await look("without PKCE", { code_challenge: "", code_challenge_method: "" });
-    if (open.problem) visit.ok("without PKCE", "refused");
-    else visit.warn("without PKCE", `${open.says}, too`, "make PKCE a must there, if it isn't later");
-    const elsewhere = "http://127.0.0.1:33418/not-registered";
-    const led = await look("other redirect", { redirect_uri: elsewhere });
-    if (!led.to.startsWith(elsewhere)) visit.ok("other redirect", "not sent there");
-    else visit.warn("other redirect", "sent there, unregistered", "compare it exactly: codes leak");
-  } else visit.skip("sign-in page", "no client is registered");
-
-  const { clientDocument = CLAUDE_CODE } = visit.options;
-  if (service.client_id_metadata_document_supported !== true) {
-    return visit.skip("by document", "the service doesn't offer it: apps register");
+  const { service, client, scope } = visit;
+  if (!client || !isSafe(visit, service?.authorization_endpoint)) {
+    return visit.skip("sign-in page", "needs an endpoint, and a client that is registered");
   }
-  const changes = { client_id: clientDocument, redirect_uri: "http://localhost:33418/callback" };
-  const page = await look("by document", changes);
-  const fix = `let it fetch ${clientDocument} (does it reach the internet?) and take any port of this \
-machine in its redirects`;
-  if (!page.problem) visit.ok("by document", `${page.says} for ${clientDocument}`);
-  else if (isHere(new URL(issuer))) visit.warn("by document", `refused: ${page.problem}`, fix);
-  else visit.fail("by document", `refused: ${page.problem}`, fix);
+  let page = await openPage(visit, "sign-in page");
+  if (page.problem && visit.ownName !== visit.url) { // named above: it shall not hide what follows
+    visit.resource = visit.ownName;
+    page = await openPage(visit, "sign-in page");
+  }
+  if (!page.problem && page.to.startsWith(visit.callback)) {
+    visit.fail("sign-in page", "A CODE COMES BACK, and nobody was asked who they are",
+      "let the service ask for a sign-in first: like this anybody gets a token");
+  } else {
+    visit.demand("sign-in page", !page.problem, page.says, `refused: ${page.problem}`,
+      `it has to take resource=${visit.resource}${scope && ` and scope=${scope}`} from any app`);
+  }
+  const bare = { code_challenge: "", code_challenge_method: "" };
+  const open = await openPage(visit, "without PKCE", bare);
+  visit.advise("without PKCE", open.problem !== "", "refused", `${open.says}, as with it`,
+    "make PKCE a must at the service, unless it looks later: without it a stolen code is good");
+  const elsewhere = "http://127.0.0.1:33418/elsewhere";
+  const { to } = await openPage(visit, "other redirect", { redirect_uri: elsewhere });
+  visit.advise("other redirect", !to.startsWith(elsewhere), "nobody is sent there",
+    "people are sent where no app registered", "compare it byte for byte: codes leak that way");
+}
+/** An app whose client_id is the URL of a document about itself. */
+async function openByDocument(visit: Visit): Promise<void> {
+  const { service, issuer, options: { clientDocument: client_id = CLAUDE_CODE } } = visit;
+  const documents = service?.client_id_metadata_document_supported === true;
+  if (!documents || !isSafe(visit, service?.authorization_endpoint)) {
+    return visit.skip("client as a document", "no service that reads them is known");
+  }
+  const redirect_uri = "http://localhost:33418/callback";
+  const asks = { client_id, redirect_uri };
+  const { says, problem } = await openPage(visit, "client as a document", asks);
+  const fix = `it has to reach ${client_id}, and take any port of this machine`;
+  const otherwise = `refused: ${problem}`;
+  const isLocal = isHere(new URL(issuer)); // and may have no internet to read it in
+  if (problem && !isLocal) visit.fail("client as a document", otherwise, fix);
+  else visit.advise("client as a document", !problem, `${says}, for ${client_id}`, otherwise, fix);
 }
 
 /** Where the browser comes back to. */
 type Listener = ReturnType<typeof listen>;
 function listen(state: string) {
   const { promise, resolve } = Promise.withResolvers<URLSearchParams | undefined>();
+  const timer = setTimeout(() => resolve(undefined), 300_000);
   const server = Bun.serve({
     hostname: "127.0.0.1",
     port: 0,
     fetch(request) {
       const { pathname, searchParams } = new URL(request.url);
-      // Any page can call here; only who saw our request knows the state.
+      // Any page can call here; the state is known to who saw our request.
       const isOurs = pathname === "/callback" && searchParams.get("state") === state;
       if (isOurs) resolve(searchParams);
-      const words = isOurs ? "Thank you. Go back to the terminal." : "Not the sign-in that is awaited.";
+      const words = isOurs ? "Thank you. Go back to the terminal." : "This state is not ours.";
       return new Response(`${words}\n`, { status: isOurs ? 200 : 400 });
     },
   });
-  const timer = setTimeout(() => resolve(undefined), 300_000);
   const stop = () => {
     clearTimeout(timer);
     void server.stop();
@@ -669,314 +713,302 @@ function listen(state: string) {
   return { url: `http://127.0.0.1:${server.port}/callback`, came: promise, stop };
 }
 
-const HOW_TO_SIGN_IN = "sign in with --sign-in, or bring a token in the variable TOKEN";
 async function getToken(visit: Visit, listener?: Listener): Promise<void> {
-  const { at, options, client, service } = visit;
-  const given = options.token?.trim().replace(/^Bearer +/i, "") ?? "";
+  const given = visit.options.token?.trim().replace(/^Bearer +/i, "") ?? "";
   if (/[^!-~]/.test(given)) return visit.fail("token", "holds what no token holds", "copy it anew");
   if (given) {
     visit.token = visit.keep(given);
     return visit.ok("token", "yours");
   }
   if (listener) return signIn(visit, listener);
-  // One for somebody who is not real is made on this machine alone, by who is beside the gateway.
-  if (at.protocol === "http:" && isHere(at) && visit.issuer === `${at.origin}/mock-auth`) {
-    visit.token = await mint(visit, visit.url);
-    visit.isMinted = visit.token !== "";
-    if (visit.isMinted) return visit.ok("token", "made by mock-auth.ts, for nobody real");
-  }
-  visit.skip("token", "none, so nothing behind sign-in was seen", HOW_TO_SIGN_IN);
+  visit.token = await mint(visit, visit.resource);
+  visit.isMinted = visit.token !== "";
+  if (visit.isMinted) visit.ok("token", "made by mock-auth.ts, for somebody who is not real");
+  else visit.skip("token", "none", "to see more: --sign-in, or a token in the variable TOKEN");
 }
-const DOCTOR = `doctor-${randomBytes(3).toString("hex")}`;
+/** A token for somebody who is not real, or "": only a mock-auth.ts beside the gateway, both on this
+ *  machine, is asked for one. */
 async function mint(visit: Visit, aud: string): Promise<string> {
-  const url = `${visit.at.origin}/mock-auth/token?${new URLSearchParams({ sub: DOCTOR, aud })}`;
-  const { status, body } = await ask(visit, "token", url);
+  const { at, issuer, state } = visit;
+  if (at.protocol !== "http:" || !isHere(at) || issuer !== `${at.origin}/mock-auth`) return "";
+  const who = new URLSearchParams({ sub: `doctor-${state.slice(0, 6)}`, aud });
+  const { status, body } = await ask(visit, "token", `${issuer}/token?${who}`);
   return status === 200 && /^[\w-]+\.[\w-]+\.[\w-]+$/.test(body) ? visit.keep(body) : "";
 }
 
-async function signIn(visit: Visit, listener: Listener): Promise<void> {
+async function signIn(visit: Visit, { came }: Listener): Promise<void> {
   const { client, service, options, issuer } = visit;
-  if (!client || !service) return visit.skip("sign-in", "no client is registered");
+  const ends = [service?.authorization_endpoint, service?.token_endpoint];
+  if (!client || !ends.every((url) => isSafe(visit, url))) {
+    return visit.skip("sign-in", "needs endpoints, and a client that is registered");
+  }
   options.signIn!(authorizeUrl(visit));
-  const back = await listener.came;
-  if (!back) return visit.fail("sign-in", "nobody came back within 5 minutes", "try again");
-  const error = back.get("error");
-  if (error) {
-    const why = `${error}: ${back.get("error_description") ?? ""}`;
-    return visit.fail("sign-in", why, "the service's log knows more");
+  const back = await came;
+  const error = back?.get("error");
+  if (!back || error) {
+    const said = `${error} ${back?.get("error_description") ?? ""}`;
+    const why = back ? said : "nobody came back in 5 minutes";
+    return visit.fail("sign-in", why, "try again; the sign-in service's log knows more");
   }
   const iss = back.get("iss") ?? "";
-  const says = service.authorization_response_iss_parameter_supported === true;
-  if (iss ? iss !== issuer : says) {
-    return visit.fail("sign-in", `came back with iss ${iss || "missing"}, not ${issuer}`,
-      "the iss parameter has to be the issuer (RFC 9207): ChatGPT refuses another");
+  if (iss ? iss !== issuer : service?.authorization_response_iss_parameter_supported === true) {
+    return visit.fail("sign-in", `iss is ${iss || "missing"} instead of ${issuer}`,
+      "the service has to send its issuer along with the code (RFC 9207)");
   }
-  visit.ok("sign-in", "came back with a code and the state");
-  const code = visit.keep(back.get("code") ?? "");
-  const { callback: redirect_uri, verifier: code_verifier } = visit;
-  const refresh = await swap(visit, "code for token", {
-    grant_type: "authorization_code", code, redirect_uri, code_verifier,
+  visit.ok("sign-in", "came back with a code, and our state");
+  const refresh_token = await swap(visit, "code for a token", {
+    grant_type: "authorization_code",
+    code: visit.keep(back.get("code") ?? ""),
+    redirect_uri: visit.callback,
+    code_verifier: visit.verifier,
   });
-  if (visit.token && !refresh) {
-    visit.warn("refresh", "no refresh token came", "people sign in anew whenever a token runs out: \
-allow offline_access there");
-  } else if (refresh) {
-    await swap(visit, "refresh", { grant_type: "refresh_token", refresh_token: refresh });
+  if (refresh_token) await swap(visit, "refresh", { grant_type: "refresh_token", refresh_token });
+  else if (visit.token) {
+    visit.warn("refresh", "no refresh token came", "people sign in anew each time a token is over: \
+allow offline_access to apps");
   }
 }
 /** Takes the token, and gives the refresh token. */
 async function swap(visit: Visit, step: string, fields: Record<string, string>) {
   const { client_id, client_secret } = visit.client!;
-  const secret = text(client_secret);
-  const all = { ...fields, client_id: text(client_id), resource: visit.url };
+  const secret = text(client_secret); // some give one, asked or not
+  const all = { ...fields, client_id: text(client_id), resource: visit.resource };
   const answer = await ask(visit, step, text(visit.service!.token_endpoint), {
     method: "POST",
     headers: { accept: "application/json" },
     body: new URLSearchParams({ ...all, ...(secret && { client_secret: secret }) }),
   });
-  const token = visit.keep(text(answer.json?.access_token));
-  const refresh = visit.keep(text(answer.json?.refresh_token));
-  const isFine = answer.status === 200 && token !== ""
-    && /^bearer$/i.test(text(answer.json?.token_type));
-  if (isFine) visit.token = token;
-  visit.expect(step, isFine, `a token${refresh && ", and one to refresh it"}`, [
-    `refused: ${reasonIn(answer)}`,
-    "it has to give a Bearer token to an app without a secret, for PKCE and resource alone",
-  ]);
-  return refresh;
+  const { access_token, refresh_token, token_type } = answer.json ?? {};
+  const token = visit.keep(text(access_token));
+  const isTaken = answer.status === 200 && token !== "" && /^bearer$/i.test(text(token_type));
+  if (isTaken) visit.token = token;
+  visit.demand(step, isTaken, refresh_token ? "with one to refresh it by" : "a Bearer token",
+    `refused: ${reasonIn(answer)}`, "an app has no secret: PKCE and resource have to be enough");
+  return isTaken ? visit.keep(text(refresh_token)) : "";
 }
 
-/** What the server will check. */
+/** What the server is going to check. */
 async function readToken(visit: Visit): Promise<void> {
-  const { token, url, issuer, keys, clockAhead } = visit;
+  const { token, url, ownName, issuer, keys, clockAhead } = visit;
   if (!token) return;
-  const now = Date.now() / 1000;
   let claims, header;
   try {
-    [claims, header] = [decodeJwt<Json>(token), decodeProtectedHeader(token)];
+    [claims, header] = [decodeJwt(token), decodeProtectedHeader(token)];
   } catch {
-    return visit.skip("in the token", "opaque, not a JWT: the server alone can read it",
-      "a gateway of our kind takes JWTs: switch them on at the sign-in service");
+    return visit.skip("token content", "opaque: the server alone can read it",
+      "main.ts takes JWTs: switch them on at the sign-in service");
   }
-  const { aud, iss, exp, iat } = claims;
-  visit.isForUs = [aud].flat().includes(url);
-  visit.expect("audience", visit.isForUs, url, [
-    `aud is ${JSON.stringify(aud) ?? "missing"}, not ${url}`,
-    "let the sign-in service put the URL into aud (an API, resource or audience setting there)",
-  ]);
-  visit.expect("issuer of token", iss === issuer || !issuer, text(iss), [
-    `iss is ${JSON.stringify(iss) ?? "missing"}, not ${issuer}`,
-    "name the issuer as its tokens do, byte for byte (here: AUTH_ISSUER)",
-  ]);
-  const left = (exp ?? 0) - now;
-  const ahead = (iat ?? 0) - Math.max(now, now + clockAhead);
+  const { aud, iss, exp = 0, iat = 0 } = claims;
+  // A server can call itself what it likes, and would get tokens for others: its host has to agree.
+  const hosts = [url, ownName].map((name) => URL.parse(name)).filter((name) => name !== null);
+  const isKin = hosts.every((name) => name.host === hosts[0]?.host) || hosts.every(isHere);
+  const isFor = [aud].flat().some((one) => one === url || (isKin && one === ownName));
+  visit.isStray = !isFor && Boolean(visit.options.token);
+  visit.demand("token audience", isFor, [aud].flat().join(", "),
+    `aud is ${JSON.stringify(aud) ?? "missing"} instead of ${url}`,
+    "let the sign-in service put this URL into aud (an API, resource or audience setting there)");
+  visit.demand("token issuer", iss === issuer || !issuer, text(iss),
+    `iss is ${iss} instead of ${issuer}`,
+    "name the issuer byte for byte as its tokens do (main.ts: AUTH_ISSUER)");
+  const now = Date.now() / 1000;
+  const left = Math.round(exp - now);
+  const ahead = Math.round(iat - Math.max(now, now + clockAhead));
   if (ahead > 5) {
-    visit.fail("times", `made ${Math.round(ahead)} s in the future`,
-      "the sign-in service's clock is ahead: let all keep time by NTP");
+    visit.fail("token times", `made ${ahead} s in the future`,
+      "set the sign-in service's clock by NTP");
   } else {
-    visit.expect("times", left > 0 && left < 366 * 86_400, `good for ${Math.round(left)} s more`, [
-      left > 0 ? "lasts over a year (milliseconds?)" : `exp is ${exp ?? "missing"}: over`,
-      "fetch a new one; if it is new, look at the clocks of both, and at exp (in seconds)",
-    ]);
+    visit.demand("token times", left > 0 && left < 366 * 86_400, `good for ${left} s more`,
+      left > 0 ? "good for over a year" : `over since ${-left} s (exp ${exp})`,
+      "fetch a new one; if it is new: exp is in seconds, and clocks are set by NTP");
   }
-  if (!keys) return visit.skip("signature", "no keys are known");
-  const set = createLocalJWKSet(keys);
-  const problem = await compactVerify(token, set, { algorithms: ALGORITHMS })
-    .then(() => "", ({ code }: { code: string }) => code);
-  visit.expect("signature", !problem, `${header.alg}, by one of the keys`, [
+  if (!keys) return visit.skip("token signature", "no keys are known");
+  const options = { algorithms: ALGORITHMS };
+  const problem = await compactVerify(token, createLocalJWKSet(keys), options)
+    .then(() => "", (error: Error) => error.message);
+  visit.demand("token signature", !problem, `${header.alg}, by one of the keys`,
     `${problem} (alg ${header.alg}, kid ${header.kid})`,
-    "a key set of another service or environment? (here: AUTH_JWKS_URL is its jwks_uri)",
-  ]);
+    "are the keys those of this service? (main.ts: AUTH_JWKS_URL is its jwks_uri)");
 }
 
 // ---- Inside, with the token ----
 
-interface Reply extends Answer {
-  result: Json | undefined;
+async function call(visit: Visit, step: string, method: string, params: object, headers: object) {
+  const answer = await ask(visit, step, visit.url, post(method, params, visit.token, headers));
+  const { result } = answer.json ?? {};
+  return { ...answer, result: isObject(result) ? result : undefined };
 }
-async function send(visit: Visit, step: string, method: string, params: object, headers: object) {
-  const answer = await ask(visit, step, visit.url, asToken(visit.token, method, params, headers));
-  return { ...answer, result: isObject(answer.json?.result) ? answer.json.result : undefined };
+/** The menu, or a FAIL. */
+async function listTools(visit: Visit, step: string, headers: object, params = {}) {
+  const listed = await call(visit, step, "tools/list", params, headers);
+  if (listed.result) return list(listed.result.tools).filter(isObject);
+  visit.fail(step, `tools/list: ${reasonIn(listed)}, no result`, "the server's log knows more");
+  return undefined;
 }
-const isIn = (visit: Visit) => visit.token !== "" && visit.isForUs;
 
 /** With a handshake. */
 async function speak2025(visit: Visit): Promise<void> {
-  if (!visit.token) return visit.skip("inside", "needs a token");
-  if (!visit.isForUs) return visit.skip("inside", "the token is not for this server");
-  for (const version of ["2025-11-25", "2025-06-18"]) {
-    const opened = await send(visit, version, "initialize", hello(version), {});
-    const agreed = text(opened.result?.protocolVersion);
+  if (!visit.token || visit.isStray) {
+    const why = visit.token ? "that token is for another: it is not sent here" : "needs a token";
+    return visit.skip("protocol and tools", why);
+  }
+  for (const version of [LATEST, "2025-06-18"]) {
+    const step = `MCP ${version}`;
+    const opened = await call(visit, step, "initialize", hello(version), {});
+    if ([401, 403].includes(opened.status)) {
+      const why = opened.headers.get("www-authenticate") ?? reasonIn(opened);
+      return visit.fail(step, `refuses the token: ${why}`, "its log says why (main.ts: which check)");
+    }
     if (!opened.result) {
-      visit.fail(version, `initialize: ${reasonIn(opened)}`, [401, 403].includes(opened.status)
-        ? "it refuses the token: WWW-Authenticate and its log say why (here: the check's name)"
-        : "it has to answer by a JSON-RPC result, as JSON or as an event stream");
+      visit.fail(step, `initialize: ${reasonIn(opened)}, no result`, "the server's log knows more");
       continue;
     }
+    visit.isIn = true;
+    const agreed = text(opened.result.protocolVersion);
     const session = opened.headers.get("mcp-session-id");
-    const headers = { "mcp-protocol-version": agreed, ...(session && { "mcp-session-id": session }) };
-    const authorization = `Bearer ${visit.token}`;
-    const init = { method: "POST", headers: { ...MCP, authorization, ...headers } };
-    const note = JSON.stringify({ jsonrpc: "2.0", method: "notifications/initialized" });
-    await ask(visit, version, visit.url, { ...init, body: note });
-    const listed = await listTools(visit, version, headers);
-    if (session) await ask(visit, version, visit.url, { ...init, method: "DELETE" });
-    if (!listed) continue;
-    visit.tools = listed;
-    const other = agreed === version ? "" : `, in ${agreed} instead`;
-    visit.ok(version, `${listed.length} tools${other}`);
+    const headers = {
+      "mcp-protocol-version": agreed,
+      ...(session && { "mcp-session-id": session }),
+    };
+    await call(visit, step, "notifications/initialized", {}, headers);
+    const tools = await listTools(visit, step, headers);
+    if (!tools) continue;
+    visit.tools = tools;
+    visit.ok(step, `${tools.length} tools${agreed === version ? "" : `, in ${agreed}`}`);
   }
 }
-/** All pages of the menu, or a FAIL. */
-async function listTools(visit: Visit, step: string, headers: object, more: object = {}) {
-  const tools: Json[] = [];
-  let cursor = "";
-  for (let page = 0; page < 20; page++) {
-    const params = { ...more, ...(cursor && { cursor }) };
-    const reply = await send(visit, step, "tools/list", params, headers);
-    if (!reply.result) {
-      visit.fail(step, `tools/list: ${reasonIn(reply)}`, "the server's log knows more");
-      return undefined;
-    }
-    tools.push(...list(reply.result.tools).filter(isObject));
-    cursor = text(reply.result.nextCursor);
-    if (!cursor) break;
-  }
-  return tools;
-}
-
-/** Without one: what a client is and can do is said in each request. */
+/** Without one: each request says what the client is and can do. */
 async function speak2026(visit: Visit): Promise<void> {
-  if (!isIn(visit)) return;
-  const [step, prefix] = ["2026-07-28", "io.modelcontextprotocol/"];
-  const params = { _meta: {
-    [`${prefix}protocolVersion`]: step,
-    [`${prefix}clientInfo`]: INFO,
-    [`${prefix}clientCapabilities`]: {},
-  } };
-  const headers = (method: string) => ({ "mcp-protocol-version": step, "mcp-method": method });
-  const found = await send(visit, step, "server/discover", params, headers("server/discover"));
+  if (!visit.isIn) return;
+  const [version, prefix] = ["2026-07-28", "io.modelcontextprotocol/"];
+  const step = `MCP ${version}`;
+  const params = {
+    _meta: {
+      [`${prefix}protocolVersion`]: version,
+      [`${prefix}clientInfo`]: INFO,
+      [`${prefix}clientCapabilities`]: {},
+    },
+  };
+  const headers = (method: string) => ({ "mcp-protocol-version": version, "mcp-method": method });
+  const found = await call(visit, step, "server/discover", params, headers("server/discover"));
   if (!found.result && found.status < 500) {
-    return visit.warn(step, `not spoken: ${reasonIn(found)}`, "apps then speak 2025-11-25");
+    return visit.warn(step, `is not spoken: ${reasonIn(found)}`, "apps go back to 2025-11-25");
   }
   const tools = await listTools(visit, step, headers("tools/list"), params);
-  if (tools) visit.ok(step, `${tools.length} tools, without a handshake`);
+  if (tools) visit.ok(step, `${tools.length} tools`);
 }
 
 /** What one tool does wrong can hide them all. */
-function readTools(visit: Visit): void {
+async function readTools(visit: Visit): Promise<void> {
   const { tools } = visit;
-  if (!isIn(visit) || tools.length === 0) return;
-  const names = tools.map(({ name }) => text(name));
-  const odd = names.filter((name, at) =>
-    !/^[a-zA-Z0-9_-]{1,64}$/.test(name) || names.indexOf(name) !== at);
-  visit.expect("tool names", odd.length === 0, "letters, digits, _ and -", [
-    `${odd.map((name) => JSON.stringify(name)).join(", ")}: invalid, or there twice`,
-    "rename: at most 64 of A-Z a-z 0-9 _ -; one such name can hide the whole connector",
-  ]);
+  const those = (isSo: (tool: Json) => boolean) =>
+    tools.filter(isSo).map(({ name }) => JSON.stringify(name)).join(", ");
+  if (tools.length === 0) return;
+  const names = tools.map(({ name }) => name);
+  const odd = those(({ name }) =>
+    !/^[a-zA-Z0-9_-]{1,64}$/.test(text(name)) || names.indexOf(name) !== names.lastIndexOf(name));
+  visit.demand("tool names", !odd, "are fine", `${odd}: invalid, or there twice`,
+    "at most 64 of A-Z a-z 0-9 _ - : one invalid name can hide the whole connector");
   const hints = ["readOnlyHint", "destructiveHint", "openWorldHint"];
-  const bare = tools.filter(({ annotations }) =>
-    hints.some((hint) => typeof (isObject(annotations) && annotations[hint]) !== "boolean"));
-  if (bare.length === 0) visit.ok("tool hints", hints.join(", "));
-  else {
-    visit.warn("tool hints", `not on ${bare.map(({ name }) => name).join(", ")}`,
-      `ChatGPT wants ${hints.join(", ")} on each`);
+  const bare = those(({ annotations: said }) =>
+    hints.some((hint) => typeof (isObject(said) && said[hint]) !== "boolean" || !isObject(said)));
+  visit.advise("tool hints", !bare, "all three on each", `not all on ${bare}`,
+    `ChatGPT wants ${hints.join(", ")} on each`);
+  const broken = those(({ inputSchema: input }) => !isObject(input) || input.type !== "object");
+  if (broken) {
+    return visit.fail("tool schemas", `the input of ${broken} is no object`,
+      'say "type": "object"');
   }
-  const isSchema = (schema: unknown) => isObject(schema) && schema.type === "object";
-  const broken = tools.filter(({ inputSchema }) => !isSchema(inputSchema)).map(({ name }) => name);
-  const typed = tools.filter((tool) => /"type":\[/.test(JSON.stringify(tool)));
-  if (broken.length === 0 && typed.length > 0) {
-    return visit.warn("schemas", `a list of types in ${typed.map(({ name }) => name).join(", ")}`,
-      "write anyOf: some apps take one type alone");
-  }
-  visit.expect("schemas", broken.length === 0, "each input is an object", [
-    `the input of ${broken.join(", ")} is not an object`, 'say "type": "object"']);
+  const typed = those((tool) => /"type":\[/.test(JSON.stringify(tool)));
+  visit.advise("tool schemas", !typed, "each input is an object", `a list of types in ${typed}`,
+    "say anyOf: some apps take one type alone");
 }
 
-/** The line that people forget: the audience. */
+/** The audience is the check that people forget. */
 async function bringWrongToken(visit: Visit): Promise<void> {
-  const { at, token, isForUs } = visit;
-  if (!token) return;
+  const { at, token, isIn } = visit;
+  if (!isIn) return;
   const step = "token for another";
-  const wrong = isForUs ? visit.isMinted && await mint(visit, "http://localhost:1/mcp") : token;
-  if (!wrong) return visit.skip(step, "that service makes none for this test");
-  const { status } = await ask(visit, step, visit.url, asToken(wrong, "tools/list", {}));
-  visit.expect(step, status === 401, "401", [`${status} instead of 401`, "check the audience of \
-each token: one that was made for another server opens this one"]);
-  if (!isForUs || !isHere(at)) return;
-  const origin = { origin: "https://elsewhere.example" };
-  const page = await ask(visit, "Origin", visit.url, asToken(token, "tools/list", {}, origin));
-  if (page.status === 403) visit.ok("Origin", "a page elsewhere is refused");
-  else visit.warn("Origin", `${page.status} to a page elsewhere`, "answer 403 (DNS rebinding)");
+  const wrong = await mint(visit, "http://localhost:1/another-server-on-purpose");
+  if (wrong) {
+    const { status } = await ask(visit, step, visit.url, post("initialize", hello(LATEST), wrong));
+    visit.demand(step, status === 401, "401", `${status} instead of 401`,
+      "A TOKEN FOR ANOTHER SERVER OPENS THIS ONE: check the audience");
+  } else visit.skip(step, "none can be had from that service");
+  if (!isHere(at)) return;
+  const origin = "https://elsewhere.example";
+  const stranger = post("initialize", hello(LATEST), token, { origin });
+  const page = await ask(visit, "foreign Origin", visit.url, stranger);
+  visit.advise("foreign Origin", page.status === 403, "a page elsewhere is refused",
+    `${page.status} to a page elsewhere`, "answer 403: any page could call this machine");
 }
 
-/** The gate, where there is one like ours. */
+/** begin_session and its key, where there are any. */
 async function useGate(visit: Visit): Promise<void> {
   const has = (name: string) => visit.tools.some((tool) => tool.name === name);
-  if (!isIn(visit) || !has("begin_session") || !has("user_get_state")) return;
-  const call = async (name: string, args: object) => {
+  if (!visit.isIn || !has("begin_session") || !has("user_get_state")) return;
+  const use = async (name: string, args: object = {}) => {
     const params = { name, arguments: args };
-    const { result } = await send(visit, name, "tools/call", params, {
-      "mcp-protocol-version": "2025-11-25",
-    });
+    const headers = { "mcp-protocol-version": LATEST };
+    const { result } = await call(visit, name, "tools/call", params, headers);
     const said = list(result?.content).filter(isObject).map((part) => text(part.text)).join(" ");
-    const data = isObject(result?.structuredContent) ? result.structuredContent : {};
-    return { isError: result?.isError === true || !result, said, data };
+    const given = isObject(result?.structuredContent) ? result.structuredContent : {};
+    return { isError: !result || result.isError === true, said, given };
   };
-  const opened = await call("begin_session", {});
-  const session = visit.keep(text(opened.data.session));
-  visit.expect("begin_session", session !== "", "gives a key", [
-    opened.said || "no key came", "it fails closed when its store does: see /health and the log"]);
-  const bare = await call("user_get_state", {});
-  visit.expect("gate", bare.isError && bare.said.startsWith("No valid session."),
-    "refuses a call without the key", ["A CALL WITHOUT THE KEY IS LET IN, or refused otherwise",
-      "a tool that is not in begin_session's list of open ones goes through callTool's gate"]);
+  const opened = await use("begin_session");
+  const session = visit.keep(text(opened.given.session));
+  visit.demand("begin_session", session !== "", "gives a key", opened.said || "no key",
+    "without its store it fails closed: look at /health, DATABASE_URL and the log");
+  const bare = await use("user_get_state");
+  visit.demand("gate", bare.isError && bare.said.startsWith("No valid session."),
+    "shut without the key", "A CALL WITHOUT THE KEY IS LET IN, or refused otherwise",
+    "callTool has to ask for the key, of each tool but begin_session and health");
   if (session) {
-    const { isError, said } = await call("user_get_state", { session });
-    visit.expect("with the key", !isError, "user_get_state answers", [said, "see the server's log"]);
+    const keyed = await use("user_get_state", { session });
+    visit.demand("with the key", !keyed.isError, "open", keyed.said, "look at the server's log");
   }
-  const { status } = await ask(visit, "health", `${visit.at.origin}/health`);
-  visit.expect("health", status === 200, "200",
-    [`/health answers ${status}`, "its store can't do what a visit needs: look at DATABASE_URL"]);
+  const { status } = await ask(visit, "/health", `${visit.at.origin}/health`);
+  visit.demand("/health", status === 200, "200", `${status} instead of 200`,
+    "its store can't do what a visit needs: look at DATABASE_URL and the log");
   if (!visit.isMinted || !session) return;
-  const { data } = await call("user_forget_me", { session }); // who is not real leaves nothing behind
-  await call("user_forget_me", { session, confirm: text(visit.keep(text(data.confirm))) });
+  const { given } = await use("user_forget_me", { session }); // who is not real leaves nothing
+  await use("user_forget_me", { session, confirm: visit.keep(text(given.confirm)) });
 }
 
 // ---- The command ----
 
 export function summary(lines: Line[]): string {
-  const named = (outcome: string) => [...new Set(
-    lines.filter((line) => line.outcome === outcome).map(({ step }) => step),
-  )];
-  const [failed, skipped, warned] = [named("FAIL"), named("skipped"), named("warn")];
-  const rest = [
-    skipped.length > 0 && `Not seen: ${skipped.join(", ")}.`,
-    warned.length > 0 && `Worth a look: ${warned.join(", ")}.`,
-  ].filter(Boolean);
-  const first = failed.length > 0 ? `FAILED: ${failed.join(", ")}.`
-    : skipped.length > 0 ? "Nothing failed, but not everything was seen." : "All green.";
-  return [first, ...rest].join(" ");
+  const those = (outcome: string) => {
+    const steps = lines.filter((line) => line.outcome === outcome).map(({ step }) => step);
+    return [...new Set(steps)].join(", ");
+  };
+  const [failed, unseen, odd] = [those("FAIL"), those("skipped"), those("warn")];
+  const first = failed ? `FAILED: ${failed}.` : unseen ? "Nothing failed." : "All green.";
+  const rest = [unseen && `Not seen: ${unseen}.`, odd && `Worth a look: ${odd}.`];
+  return [first, ...rest].filter(Boolean).join(" ");
 }
 function print({ step, outcome, says, fix }: Line): void {
-  console.log(`${outcome.padEnd(8)}${step.padEnd(23)}${says}`);
-  if (fix) console.log(`${" ".repeat(8)}${"→".padStart(21)}  ${fix}`);
+  console.log(`${outcome.padEnd(9)}${step.padEnd(24)}${says}`);
+  if (fix) console.log(`${" ".repeat(33)}-> ${fix}`);
+}
+function readCommand() {
+  try {
+    const options = { token: { type: "string" }, "sign-in": { type: "boolean" } } as const;
+    const { values, positionals } = parseArgs({ allowPositionals: true, options });
+    const [url = "", ...more] = positionals;
+    if (url && more.length === 0) return { url, ...values };
+  } catch {
+    // an option that is not known
+  }
+  console.error("Which server? bun run deploy/doctor.ts https://host/mcp [--sign-in | --token T]");
+  return process.exit(2);
 }
 
 if (import.meta.main) {
-  const { values, positionals } = parseArgs({
-    allowPositionals: true,
-    options: { token: { type: "string" }, "sign-in": { type: "boolean" } },
-  });
-  const [url] = positionals;
-  if (!url) {
-    console.error("Which server? bun run deploy/doctor.ts https://host/mcp [--sign-in]");
-    process.exit(2);
-  }
-  const show = (link: string) => console.log(`\nOpen this in your browser, and sign in:\n\n${link}\n`);
+  const { url, token, "sign-in": signsIn } = readCommand();
+  const show = (link: string) => console.log(`\nOpen this, and sign in:\n\n${link}\n`);
   const lines = await diagnose(url, {
-    token: values.token ?? process.env.TOKEN,
-    signIn: values["sign-in"] ? show : undefined,
+    token: token ?? (signsIn ? "" : process.env.TOKEN),
+    signIn: signsIn ? show : undefined,
     tell: print,
   });
   console.log(`\n${summary(lines)}`);

@@ -2,6 +2,7 @@
 // on the server until the learner has given one; then the grade stands, and can't be undone.
 //
 //   $ bun run examples/tutor.ts
+//   $ bun run rehearse http://localhost:8000/mcp examples/tutor/rehearsal.json
 //
 // This is a section 1 of main.ts in a file of its own: what it knows is in examples/tutor/.
 

@@ -1,7 +1,7 @@
 // `bun run doctor`, against a gateway that is fine, and against one with one thing wrong at a time:
 // each fault is named at its own step, with the way out, and nothing else is said to be wrong.
 
-import { describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, spyOn, test } from "bun:test";
 import { diagnose, type Line, summary } from "../deploy/doctor.ts";
 import {
   answers, changes, type Fault, headers, openWorld, page, pressAllow, result, run, says, tlsServer,
@@ -10,6 +10,9 @@ import {
 import { freePort, startGateway } from "./support.ts";
 
 const { url, origin, visit, sign } = await openWorld();
+let quiet: { mockRestore(): void }; // mock-auth.ts warns of each token for another server
+beforeAll(() => void (quiet = spyOn(console, "error").mockImplementation(() => {})));
+afterAll(() => quiet.mockRestore());
 
 /** What is not ok: outcomes and steps, in order. */
 const oddIn = (lines: Line[]) =>
@@ -20,15 +23,17 @@ async function expectOdd(lines: Promise<Line[]>, odd: string[], fix: RegExp): Pr
   expect(fixesIn(await lines)).toMatch(fix);
 }
 
+const claimsOf = (token: string) => Buffer.from(token.split(".")[1] ?? "", "base64url").toString();
 const json = (status: number) => () => Response.json({ error: "no" }, { status });
 const METADATA = "GET /.well-known/oauth-protected-resource/mcp";
+const METADATA_URL = `${origin}${METADATA.replace("GET ", "")}`;
 const SERVICE = "GET /.well-known/oauth-authorization-server/mock-auth";
 const KEYS = "GET /mock-auth/jwks.json";
 const REGISTER = "POST /mock-auth/register";
-const NOT_401 = ["FAIL no token", "skipped challenge"];
-const NO_KEYS = ["FAIL keys", "skipped signature"];
+const NOT_401 = ["FAIL POST without a token", "skipped WWW-Authenticate"];
+const NO_KEYS = ["FAIL signing keys", "skipped token signature"];
 const NO_CLIENT = ["skipped register", "skipped sign-in page"];
-const NO_WAY_IN = ["skipped keys", ...NO_CLIENT, "skipped by document"];
+const NO_WAY_IN = ["skipped signing keys", ...NO_CLIENT, "skipped client as a document"];
 type Row = [string, Fault, string[], RegExp];
 const expectRow = (_: string, fault: Fault, odd: string[], fix: RegExp) =>
   expectOdd(visit(fault), odd, fix);
@@ -36,7 +41,7 @@ const expectRow = (_: string, fault: Fault, odd: string[], fix: RegExp) =>
 test("A gateway that is fine is all green", async () => {
   const lines = await visit();
   expect(oddIn(lines)).toEqual([]);
-  expect(lines).toHaveLength(45);
+  expect(lines).toHaveLength(46);
   expect(summary(lines)).toBe("All green.");
 });
 
@@ -45,23 +50,31 @@ describe("Knocking", () => {
     ["a bot filter's page", toStrangers(() => page(403)), NOT_401, /bot filter/],
     ["200 instead of 401", toStrangers(json(200)), NOT_401, /switch sign-in on/],
     ["403 instead of 401", toStrangers(json(403)), NOT_401, /RESOURCE_URL/],
-    ["404 instead of 401", toStrangers(json(404)), NOT_401, /ours is \/mcp/],
+    ["404 instead of 401", toStrangers(json(404)), NOT_401, /main\.ts is \/mcp/],
     ["a proxy with nothing behind it", toStrangers(() => page(502)), NOT_401, /is it running/],
     ["a redirect", toStrangers(() => Response.redirect(`${origin}/mcp/`, 308)), NOT_401, /leads/],
-    ["a 401 without WWW-Authenticate", toStrangers(json(401)), ["FAIL challenge"],
+    ["a 401 without WWW-Authenticate", toStrangers(json(401)), ["FAIL WWW-Authenticate"],
       /Bearer resource_metadata="http.*\/\.well-known\/oauth-protected-resource\/mcp"/],
     ["an error before a token was sent", headers("POST /mcp", {
-      "www-authenticate": 'Bearer error="invalid_token", resource_metadata="METADATA"',
-    }), ["warn challenge"], /leave error= out/],
+      "www-authenticate": `Bearer error="invalid_token", resource_metadata="${METADATA_URL}"`,
+    }), ["warn WWW-Authenticate"], /leave error= out/],
     ["a clock ten minutes ahead", headers("POST /mcp", {
       date: new Date(Date.now() + 600_000).toUTCString(),
     }), ["FAIL clock"], /NTP/],
-    ["a GET that breaks it", answers("GET /mcp", json(500)), ["FAIL GET"], /begin with a GET/],
+    ["a GET that breaks it", answers("GET /mcp", json(500)),
+      ["FAIL GET without a token"], /begin with a GET/],
+    ["a GET that opens a stream", answers("GET /mcp", () => new Response(
+      new ReadableStream({ start: (stream) => stream.enqueue(": for ever\n\n") }),
+      { headers: { "content-type": "text/event-stream" } },
+    )), ["warn GET without a token"], /begin with a GET/],
     ["no CORS", headers("OPTIONS /mcp", { "access-control-allow-origin": undefined }),
       ["warn CORS"], /localhost:6274/],
     ["a made-up token that is let in",
       toTokens((token) => token.startsWith("made-up"), result({ tools: [] })),
       ["FAIL made-up token"], /ANYBODY GETS IN/],
+    ["a token that nobody signed",
+      toTokens((token) => claimsOf(token).includes("forged"), result({ tools: [] })),
+      ["FAIL forged token"], /check the signature/],
     ["a made-up token that breaks it",
       toTokens((token) => token.startsWith("made-up"), json(500)),
       ["FAIL made-up token"], /AUTH_JWKS_URL/],
@@ -70,19 +83,20 @@ describe("Knocking", () => {
 
 describe("The server's metadata", () => {
   test.each<Row>([
-    ["at another path", answers(METADATA, json(404)), ["FAIL metadata"], /serve it at .*\/mcp,/],
-    ["a web page", answers(METADATA, () => page(200)), ["FAIL metadata"], /as JSON/],
+    ["at another path", answers(METADATA, json(404)),
+      ["FAIL server metadata"], /serve it at .*\/mcp,/],
+    ["a web page", answers(METADATA, () => page(200)), ["FAIL server metadata"], /as JSON/],
     ["without end", answers(METADATA, () => Response.json("a".repeat(300_000))),
-      ["FAIL metadata"], /serve it at/],
+      ["FAIL server metadata"], /serve it at/],
     ["a slash at the end of resource", changes(METADATA, (it) => { it.resource += "/"; }),
-      ["FAIL resource"], /RESOURCE_URL=http:.*\/mcp\)/],
+      ["FAIL resource"], /call itself http.*\/mcp \(main\.ts: RESOURCE_URL\)/],
     ["another resource", changes(METADATA, (it) => { it.resource = "https://other.example/mcp"; }),
-      ["FAIL resource"], /RESOURCE_URL=http:.*\/mcp\)/],
+      ["FAIL resource"], /call itself http.*\/mcp \(main\.ts: RESOURCE_URL\)/],
     ["offline_access", changes(METADATA, (it) => { it.scopes_supported = ["offline_access"]; }),
       ["FAIL scopes"], /take it out/],
     ["no sign-in service", changes(METADATA, (it) => { it.authorization_servers = []; }),
-      ["FAIL sign-in service", "skipped its metadata", ...NO_WAY_IN,
-        "skipped token", "skipped inside"], /AUTH_ISSUER/],
+      ["FAIL sign-in service", "skipped service metadata", ...NO_WAY_IN,
+        "skipped token", "skipped protocol and tools"], /AUTH_ISSUER/],
   ])("%s", expectRow);
 });
 
@@ -90,12 +104,13 @@ describe("The sign-in service", () => {
   const without = (...names: string[]) => changes(SERVICE, (it) => {
     for (const name of names) delete it[name];
   });
+  const SERVICES = /known\/o(auth-authorization-server|penid-configuration)/;
   const REGISTRATION = "registration_endpoint";
   const DOCUMENTS = "client_id_metadata_document_supported";
   const NONE = "token_endpoint_auth_methods_supported";
   test.each<Row>([
-    ["no metadata", (request) => /known\/o.*mock-auth/.test(request.url) ? json(404)() : undefined,
-      ["FAIL its metadata", ...NO_WAY_IN, "skipped signature"], /AUTH_ISSUER/],
+    ["no metadata", (request) => SERVICES.test(request.url) ? json(404)() : undefined,
+      ["FAIL service metadata", ...NO_WAY_IN, "skipped token signature"], /AUTH_ISSUER/],
     ["another issuer", changes(SERVICE, (it) => { it.issuer += "/"; }),
       ["FAIL issuer"], /AUTH_ISSUER=.*mock-auth\/\)/],
     ["no S256", without("code_challenge_methods_supported"), ["FAIL PKCE"], /PKCE/],
@@ -103,13 +118,13 @@ describe("The sign-in service", () => {
     ["no refresh", without("grant_types_supported"), ["warn grants"], /sign in anew/],
     ["no token endpoint", without("token_endpoint"), ["FAIL endpoints"], /both/],
     ["no way for apps to say who they are", without(REGISTRATION, DOCUMENTS),
-      ["FAIL apps", ...NO_CLIENT, "skipped by document"], /RFC 7591/],
+      ["FAIL client registration", ...NO_CLIENT, "skipped client as a document"], /RFC 7591/],
     ["documents, and no registration", without(REGISTRATION), NO_CLIENT, /^$/],
-    ["documents without none", without(NONE), ["warn apps"], /"none"/],
+    ["documents without none", without(NONE), ["warn client registration"], /"none"/],
     ["the same, and no registration", without(NONE, REGISTRATION),
-      ["FAIL apps", ...NO_CLIENT], /"none"/],
+      ["FAIL client registration", ...NO_CLIENT], /"none"/],
     ["no iss", without("authorization_response_iss_parameter_supported"),
-      ["warn ChatGPT"], /RFC 9207/],
+      ["warn ChatGPT (iss)"], /RFC 9207/],
     ["no key", changes(KEYS, (it) => { it.keys = []; }), NO_KEYS, /AUTH_JWKS_URL/],
     ["another algorithm", changes(KEYS, (it) => { it.keys[0].alg = "RS512"; }),
       NO_KEYS, /AUTH_JWKS_URL/],
@@ -117,9 +132,9 @@ describe("The sign-in service", () => {
     ["a shared key", changes(KEYS, (it) => { it.keys.push({ kty: "oct" }); }),
       NO_KEYS, /replace it/],
     ["a key without kid", changes(KEYS, (it) => { delete it.keys[0].kid; }),
-      ["warn keys", "FAIL signature"], /each key/],
+      ["warn signing keys", "FAIL token signature"], /each key/],
     ["another's keys", changes(KEYS, (it) => { it.keys[0].kid = "another"; }),
-      ["FAIL signature"], /AUTH_JWKS_URL/],
+      ["FAIL token signature"], /AUTH_JWKS_URL/],
   ])("%s", expectRow);
 });
 
@@ -136,37 +151,41 @@ describe("Getting in", () => {
     ["a redirect is dropped", changes(REGISTER, (it) => { it.redirect_uris.length = 1; }),
       ["FAIL register Claude", "FAIL register Cursor"], /claude\.com/],
     ["resource is refused", at(/authorize.*resource=/, json(400)),
-      ["FAIL sign-in page", "warn by document"], /resource=http/],
+      ["FAIL sign-in page", "warn client as a document"], /resource=http/],
+    ["nobody is asked who they are", at(/authorize.*127\.0\.0\.1%3A33418%2Fcallback.*challenge=/,
+      () => Response.redirect("http://127.0.0.1:33418/callback?code=1")),
+      ["FAIL sign-in page"], /ask for a sign-in/],
     ["PKCE is no must", at(/authorize((?!challenge).)*$/, () => page(200)),
       ["warn without PKCE"], /stolen code/],
     ["any redirect will do", at(/authorize.*elsewhere/, elsewhere),
       ["warn other redirect"], /byte for byte/],
     ["an app's document is not read", at(/authorize.*app\.json/, () => page(400)),
-      ["warn by document"], /has to reach http:\/\/127/],
+      ["warn client as a document"], /has to reach http:\/\/127/],
   ])("%s", expectRow);
 
   const over = 1_000;
   test.each<[string, object, string[], RegExp]>([
     ["a token for another server", { aud: "https://other.example/mcp" },
-      ["FAIL audience", "skipped inside"], /into aud/],
+      ["FAIL token audience", "skipped protocol and tools"], /into aud/],
     ["one of another issuer", { iss: "https://other.example" },
-      ["FAIL issuer in it", "FAIL 2025-11-25"], /AUTH_ISSUER/],
-    ["one that is over", { exp: over }, ["FAIL times", "FAIL 2025-11-25"], /fetch a new one/],
+      ["FAIL token issuer", "FAIL MCP 2025-11-25"], /AUTH_ISSUER/],
+    ["one that is over", { exp: over },
+      ["FAIL token times", "FAIL MCP 2025-11-25"], /fetch a new one/],
     ["one that counts milliseconds", { exp: Date.now() + 600_000 },
-      ["FAIL times", "FAIL 2025-11-25"], /in seconds/],
+      ["FAIL token times", "FAIL MCP 2025-11-25"], /in seconds/],
     ["one from the future", { iat: Math.floor(Date.now() / 1000) + 600 },
-      ["FAIL times", "skipped token for another"], /clock by NTP/],
+      ["FAIL token times"], /clock by NTP/],
   ])("%s", async (_, claims, odd, fix) => {
     const token = await sign({ exp: Math.floor(Date.now() / 1000) + 1_200, ...claims });
     await expectOdd(visit(undefined, { token }), odd, fix);
   });
   test("an opaque token is brought, and not read", async () => {
-    const odd = ["skipped what it says", "FAIL 2025-11-25"];
+    const odd = ["skipped token content", "FAIL MCP 2025-11-25"];
     await expectOdd(visit(undefined, { token: "Bearer opaque-token" }), odd, /takes JWTs/);
   });
   test("a token with a line break in it goes nowhere", async () => {
     const lines = await visit(undefined, { token: "secret\r\nX-Other: 1" });
-    expect(oddIn(lines)).toEqual(["FAIL token", "skipped inside"]);
+    expect(oddIn(lines)).toEqual(["FAIL token", "skipped protocol and tools"]);
     expect(JSON.stringify(lines)).not.toContain("secret");
   });
 });
@@ -176,17 +195,15 @@ describe("Signing in", () => {
     const open = (link: string) => void pressAllow(link, alter);
     resolve(visit(fault, { signIn: open }));
   });
-  const SEEN = ["skipped token for another"]; // nobody signs in for another server
   test("goes through code, token and refresh, and further with that token", async () => {
     const lines = await signIn();
-    expect(oddIn(lines)).toEqual(SEEN);
+    expect(oddIn(lines)).toEqual([]);
     const steps = lines.map(({ step }) => step);
-    expect(steps).toContainAllValues?.call;
-    for (const step of ["sign-in", "code for a token", "refresh", "2025-11-25", "gate"]) {
+    for (const step of ["sign-in", "code for a token", "refresh", "MCP 2025-11-25", "gate"]) {
       expect(steps).toContain(step);
     }
   });
-  const NO_TOKEN = ["skipped inside"];
+  const NO_TOKEN = ["skipped protocol and tools"];
   test.each<[string, (back: URL) => void, RegExp]>([
     ["another iss", (back) => back.searchParams.set("iss", "https://other.example"), /RFC 9207/],
     ["no iss", (back) => back.searchParams.delete("iss"), /RFC 9207/],
@@ -201,7 +218,7 @@ describe("Signing in", () => {
     };
     await expectOdd(signIn(refuse("authorization_code")),
       ["FAIL code for a token", ...NO_TOKEN], /no secret/);
-    await expectOdd(signIn(refuse("refresh_token")), ["FAIL refresh", ...SEEN], /no secret/);
+    await expectOdd(signIn(refuse("refresh_token")), ["FAIL refresh"], /no secret/);
   });
   test("whoever comes back without our state is not heard", async () => {
     let status = 0;
@@ -212,7 +229,7 @@ describe("Signing in", () => {
       await pressAllow(link);
     };
     const lines = await visit(undefined, { signIn: (link) => void open(link) });
-    expect([status, oddIn(lines)]).toEqual([400, SEEN]);
+    expect([status, oddIn(lines)]).toEqual([400, []]);
   });
 });
 
@@ -222,9 +239,8 @@ describe("Inside", () => {
   const replace = (from: string, to: string) => says((words) => words.replaceAll(from, to));
   const closed = { isError: true, content: [{ type: "text", text: "It can't continue now." }] };
   const isOther: Fault = (request) => {
-    const [, claims = ""] = request.headers.get("authorization")?.split(".") ?? [];
-    const names = Buffer.from(claims, "base64url").toString();
-    return names.includes("on-purpose") ? result({ tools: [] })(1) : undefined;
+    const isIt = claimsOf(request.headers.get("authorization") ?? "").includes("on-purpose");
+    return isIt ? result({ tools: [] })(1) : undefined;
   };
   const anyOrigin: Fault = (request, forward) => {
     if (request.headers.get("origin") !== "https://elsewhere.example") return undefined;
@@ -234,20 +250,27 @@ describe("Inside", () => {
   };
   test.each<Row>([
     ["every token is refused", toTokens(() => true, json(401)),
-      ["warn made-up token", "FAIL 2025-11-25"], /which check/],
-    ["no handshake", asks("initialize", json(400)), ["FAIL 2025-11-25", "FAIL 2025-06-18"], /log/],
-    ["no 2026-07-28", asks("2026-07-28", json(400)), ["warn 2026-07-28"], /2025-11-25/],
+      ["warn made-up token", "FAIL MCP 2025-11-25"], /which check/],
+    ["no handshake", toTokens((token, body) =>
+      token.startsWith("eyJ") && body.includes('"initialize"'), json(400)),
+      ["FAIL MCP 2025-11-25", "FAIL MCP 2025-06-18"], /log/],
+    ["no 2026-07-28", asks("2026-07-28", json(400)), ["warn MCP 2026-07-28"], /2025-11-25/],
     ["an invalid tool name", replace("domain_list_words", "domain.list"),
       ["FAIL tool names"], /hide the whole connector/],
-    ["a name twice", replace("domain_list_words", "domain_get_word"), ["FAIL tool names"], /at most/],
+    ["a name twice", replace("domain_list_words", "domain_get_word"),
+      ["FAIL tool names"], /at most/],
     ["a hint is missing", replace("openWorldHint", "other"), ["warn tool hints"], /ChatGPT/],
     ["a list of types", replace('"type":"boolean"', '"type":["boolean","null"]'),
-      ["warn schemas"], /anyOf/],
-    ["an input that is no object", replace('"inputSchema":{"type":"object"', '"inputSchema":{"a":"b"'),
-      ["FAIL schemas"], /"object"/],
+      ["warn tool schemas"], /anyOf/],
+    ["an input that is no object",
+      replace('"inputSchema":{"type":"object"', '"inputSchema":{"type":"array"'),
+      ["FAIL tool schemas"], /"object"/],
     ["a token for another server opens it", isOther, ["FAIL token for another"], /OPENS THIS ONE/],
-    ["a page elsewhere may call", anyOrigin, ["warn Origin"], /403/],
-    ["the gate is gone", asks("user_get_state", result({ content: [] })), ["FAIL gate"], /callTool/],
+    ["a page elsewhere may call", anyOrigin, ["warn foreign Origin"], /403/],
+    ["the gate is gone", asks("user_get_state", result({ content: [] })),
+      ["FAIL gate"], /callTool/],
+    ["the key opens nothing", toTokens((_, body) =>
+      /user_get_state.*"session":"/.test(body), result(closed)), ["FAIL with the key"], /log/],
     ["no key is given", asks("begin_session", result(closed)), ["FAIL begin_session"], /DATABASE/],
     ["the store is down", answers("GET /health", json(503)), ["FAIL /health"], /DATABASE_URL/],
   ])("%s", expectRow);
@@ -281,7 +304,7 @@ describe("What it does not do", () => {
     expect(asked.length).toBeGreaterThan(0);
     expect(asked.filter((path) => path.includes("token"))).toEqual([]);
   });
-  test("it says no secret, whoever says it back, and nothing that turns a terminal round", async () => {
+  test("it says no secret that is said back, and nothing that turns a terminal round", async () => {
     const token = await sign();
     const said = new Set<string>();
     const echo: Fault = async (request) => {
@@ -291,7 +314,7 @@ describe("What it does not do", () => {
         if (/^(eyJ|made-up)/.test(secret)) said.add(secret);
       }
       const error = `\u001b[2J${"no ".repeat(80)}${sent} ${form}`;
-      return said.size > 0 && (sent || form) ? Response.json({ error }, { status: 401 }) : undefined;
+      return sent || form ? Response.json({ error }, { status: 401 }) : undefined;
     };
     const lines = await visit(echo, { token });
     const signedIn = await visit(echo, { signIn: (link) => void pressAllow(link) });
@@ -311,12 +334,12 @@ describe("The way to it", () => {
     ["a fragment", "https://localhost:1/mcp#top", /paste https:\/\/localhost:1\/mcp$/],
     ["a password", "https://ada:pw@localhost:1/mcp", /take it out/],
     ["upper case", "https://LOCALHOST:1/mcp", /paste https:\/\/localhost:1\/mcp$/],
-    ["the port that https has anyway", "https://localhost:443/mcp", /paste https:\/\/localhost\/mcp$/],
+    ["the port that https has", "https://localhost:443/mcp", /paste https:\/\/localhost\/mcp$/],
   ])("%s is not gone", (_, at, fix) =>
     expectOdd(diagnose(at), ["FAIL URL", "skipped the rest"], fix));
   test("a slash at the end is named, and that the server calls itself otherwise", async () => {
-    const odd = ["warn URL", "FAIL resource", "FAIL audience", "skipped inside"];
-    await expectOdd(visit(undefined, { token: await sign() }, `${url}/`), odd, /RESOURCE_URL/);
+    const odd = ["warn URL", "FAIL resource"];
+    await expectOdd(visit(undefined, {}, `${url}/`), odd, /RESOURCE_URL/);
   });
   const NOBODY = ["FAIL reach", "skipped the rest"];
   test("nobody listens", async () => {
@@ -336,7 +359,7 @@ describe("The way to it", () => {
       const isKeys = request.url.endsWith("jwks.json");
       return isKeys ? Bun.sleep(700).then(() => undefined) : undefined;
     };
-    await expectOdd(visit(slow, { timeout: 2_000 }), ["warn keys"], /10 s/);
+    await expectOdd(visit(slow, { timeout: 2_000 }), ["warn signing keys"], /10 s/);
   });
   test("a certificate that nobody vouches for", async () => {
     const { url } = await tlsServer();

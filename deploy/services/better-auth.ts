@@ -9,27 +9,32 @@ import { jwt } from "better-auth/plugins";
 import { version } from "./node_modules/better-auth/package.json";
 import { emailOf, type Options, type Start } from "./service.ts";
 
-/** What to copy. Each line says what happens without it. */
+/** What to copy. Each comment says what happens without the line. */
 function settings({ origin, resource, elsewhere, scopes, seconds }: Options) {
   return {
-    baseURL: origin, // the issuer is this and basePath
-    basePath: "/api/auth",
-    secret: crypto.randomUUID() + crypto.randomUUID(),
-    database: new Database(":memory:"),
+    baseURL: origin, // the issuer is this and /api/auth
+    secret: crypto.randomUUID() + crypto.randomUUID(), // yours is the same at each start
+    database: new Database(":memory:"), // yours is one that lasts
+    logger: { level: "error" as const },
     emailAndPassword: { enabled: true },
     plugins: [
-      jwt(),
-      mcp({
+      jwt(), // no keys: /jwks answers 500
+      mcp({ // this is oauthProvider() with the resource linked to each app that registers
         loginPage: "/sign-in",
         consentPage: "/consent",
-        resource,
+        resource, // RESOURCE_URL: what `aud` says
+        // "does not support dynamic client registration"
+        allowDynamicClientRegistration: true,
+        // 401 "Authentication required for client registration"
+        allowUnauthenticatedClientRegistration: true,
+        // Without offline_access no refresh token: the person signs in again each hour. Without
+        // ours no token names them, and each may do both; AUTH_SCOPES then lets nobody in.
+        scopes: ["openid", "profile", "email", "offline_access", ...scopes],
+        customAccessTokenClaims: ({ user }) => ({ email: user?.email }), // no e-mail address
+        accessTokenExpiresIn: seconds, // 3600
+        // For the driver alone: another server, whose tokens must not open ours.
         resources: [elsewhere],
         clientRegistrationDefaultResources: [elsewhere],
-        allowDynamicClientRegistration: true,
-        allowUnauthenticatedClientRegistration: true,
-        scopes: ["openid", "profile", "email", "offline_access", ...scopes],
-        accessTokenExpiresIn: seconds,
-        customAccessTokenClaims: ({ user }) => ({ email: user?.email }),
       }),
     ],
   } satisfies Parameters<typeof betterAuth>[0];
@@ -39,7 +44,7 @@ export const start: Start = async (options) => {
   const config = settings(options);
   await (await getMigrations(config)).runMigrations();
   const auth = betterAuth(config);
-  const issuer = `${config.baseURL}${config.basePath}`;
+  const issuer = `${options.origin}/api/auth`;
 
   /** Calls Better Auth as one of its own pages does. */
   async function send(path: string, cookie: string, body: object) {
@@ -48,34 +53,28 @@ export const start: Start = async (options) => {
       method: "POST", headers, body: JSON.stringify(body),
     }));
   }
-  /** What a form of ours was filled with; the answer says where to go on. */
-  async function submit(request: Request) {
-    const { oauth_query, name, password, accept } = Object.fromEntries(
-      new URLSearchParams(await request.text()));
-    const cookie = request.headers.get("cookie") ?? "";
-    const email = name?.includes("@") ? name : emailOf(name ?? "");
+  /** What a form of ours was filled with. The answer says where to go on, or what is wrong. */
+  async function submit({ oauth_query, name = "", password, accept }: Filled, cookie: string) {
     if (accept) return send("/oauth2/consent", cookie, { accept: accept === "yes", oauth_query });
+    const email = name.includes("@") ? name : emailOf(name);
     const known = await send("/sign-in/email", cookie, { email, password, oauth_query });
     if (known.status !== 401) return known;
     return send("/sign-up/email", cookie, { name, email, password, oauth_query });
   }
-
-  const server = Bun.serve({
-    hostname: "127.0.0.1",
-    port: options.port,
-    async fetch(request) {
-      const { pathname, search } = new URL(request.url);
-      const form = { "/sign-in": WHO, "/consent": MAY_IT }[pathname];
-      if (!form) return auth.handler(request); // .well-known, too
-      if (request.method === "GET") return page(form, search.slice(1));
-      const answer = await submit(request);
-      const { url, message } = await answer.json() as { url?: string; message?: string };
-      if (!url) return page(`<p>${Bun.escapeHTML(message ?? "That did not work.")}</p>${form}`, "");
-      const headers = new Headers({ location: url });
-      for (const line of answer.headers.getSetCookie()) headers.append("set-cookie", line);
-      return new Response(null, { status: 303, headers });
-    },
-  });
+  async function pages(request: Request) {
+    const { pathname, search } = new URL(request.url);
+    const form = { "/sign-in": WHO, "/consent": MAY_IT }[pathname];
+    if (!form) return auth.handler(request); // also what is under /.well-known
+    if (request.method !== "POST") return page(form, search.slice(1));
+    const filled: Filled = Object.fromEntries(new URLSearchParams(await request.text()));
+    const answer = await submit(filled, request.headers.get("cookie") ?? "");
+    const { url, message } = await answer.json() as { url?: string; message?: string };
+    if (!url) return page(form, filled.oauth_query ?? "", message ?? "That did not work.");
+    const headers = new Headers({ location: url });
+    for (const line of answer.headers.getSetCookie()) headers.append("set-cookie", line);
+    return new Response(null, { status: 303, headers });
+  }
+  const server = Bun.serve({ hostname: "127.0.0.1", port: options.port, fetch: pages });
 
   return {
     version,
@@ -83,6 +82,10 @@ export const start: Start = async (options) => {
     jwksUrl: `${issuer}/jwks`,
     howTo: "type any name, and a password of at least 8 characters",
     answers: (name) => ({ name, password: `the password of ${name}` }),
+    foreign: [
+      ["for another server", { resource: options.elsewhere }],
+      ["asked for without naming a server", {}],
+    ],
     async rotate() {
       const { adapter } = await auth.$context;
       await adapter.deleteMany({ model: "jwks", where: [] }); // the next token makes a new one
@@ -91,21 +94,23 @@ export const start: Start = async (options) => {
   };
 };
 
+type Filled = Partial<Record<"oauth_query" | "name" | "password" | "accept", string>>;
 const WHO = `<h1>Who are you?</h1>
 <p><label>Name <input name="name" autocomplete="username" required autofocus></label></p>
-<p><label>Password, at least 8 characters (the first time, this makes the account)
-<input name="password" type="password" autocomplete="current-password" required></label></p>
-<button>Sign in</button>`;
+<p><label>Password <input name="password" type="password" minlength="8" required></label>
+The first time, this makes the account.</p>
+<p><button>Sign in</button></p>`;
 const MAY_IT = `<h1>May this app come in?</h1>
-<dl></dl>
-<button name="accept" value="yes">Allow</button> <button name="accept" value="no">Deny</button>`;
+<p><button name="accept" value="yes">Allow</button>
+<button name="accept" value="no">Deny</button></p>`;
 
-function page(form: string, query: string) {
+function page(form: string, query: string, problem = "") {
   const asked = new URLSearchParams(query);
-  const facts = ["redirect_uri", "scope", "resource"].map((name) =>
+  const facts = ["redirect_uri", "resource", "scope"].map((name) =>
     `<dt>${name}</dt><dd>${Bun.escapeHTML(asked.get(name) ?? "")}</dd>`);
-  const html = `<!doctype html><meta name="viewport" content="width=device-width">
-<title>Sign in</title><form method="post">${form.replace("<dl>", `<dl>${facts.join("")}`)}
-<input type="hidden" name="oauth_query" value="${Bun.escapeHTML(query)}"></form>`;
+  const html = `<!doctype html><html lang="en"><title>Sign in</title>
+<meta name="viewport" content="width=device-width"><form method="post">
+${form}<p>${Bun.escapeHTML(problem)}</p><dl>${facts.join("")}</dl>
+<input type="hidden" name="oauth_query" value="${Bun.escapeHTML(query)}"></form></html>`;
   return new Response(html, { headers: { "content-type": "text/html; charset=utf-8" } });
 }

@@ -7,7 +7,7 @@ import {
   StreamableHTTPClientTransport as OlderTransport,
 } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
 import type { Transport } from "@modelcontextprotocol/sdk/shared/transport.js";
-import { type Service, signIn } from "./service.ts";
+import { type Asked, type Service, signIn } from "./service.ts";
 
 export interface Result {
   isError?: boolean;
@@ -119,13 +119,13 @@ export async function signInAndConnect(open: Open, url: URL, app: App): Promise<
   return open(url, app).connect();
 }
 
-/** A token as `app` would get it, for this resource or for none. */
-export async function tokenFor(app: App, resource?: string): Promise<string> {
-  const { issuer, authScopes } = app.service;
+/** A token as `app` would get it, if it asked for this. */
+export async function tokenFor(app: App, { resource, scope }: Asked): Promise<string> {
+  const { issuer } = app.service;
   const metadata = await newer.discoverAuthorizationServerMetadata(issuer);
   const asked = {
     ...(metadata && { metadata }),
-    ...(authScopes && { scope: authScopes }),
+    ...(scope && { scope }),
     ...(resource && { resource: new URL(resource) }),
   };
   const clientInformation = await newer.registerClient(issuer, {

@@ -3,35 +3,34 @@
 
 import { createServer } from "node:http";
 import { exportJWK, generateKeyPair } from "jose";
-import { type Adapter, type AdapterPayload, type Configuration, Provider } from "oidc-provider";
+import {
+  type Adapter, type AdapterPayload, type Configuration, errors, Provider,
+} from "oidc-provider";
 import { version } from "./node_modules/oidc-provider/package.json";
 import { emailOf, type Options, type Start } from "./service.ts";
 
-const DAY = 24 * 3_600;
+const DAY = 24 * 3_600; // seconds
 
-/** What to copy. Each line says what happens without it. */
+/** What to copy. Each comment says what happens without the line. */
 function settings({ resource, elsewhere, scopes, seconds }: Options): Configuration {
   return {
+    // Apps name them when they register: "must only contain … supported scope values".
     scopes: ["openid", "offline_access", ...scopes],
     features: {
-      registration: { enabled: true },
-      resourceIndicators: {
+      registration: { enabled: true }, // "does not support dynamic client registration"
+      resourceIndicators: { // opaque tokens, which the gateway refuses
         enabled: true,
         getResourceServerInfo: (_, indicator) => {
-          if (![resource, elsewhere].includes(indicator)) throw new Error("unknown");
-          return {
-            audience: indicator,
-            scope: scopes.join(" "),
-            accessTokenFormat: "jwt",
-            accessTokenTTL: seconds,
-          };
+          // RESOURCE_URL (and, for the driver alone, another server). Nothing else is for sale.
+          if (![resource, elsewhere].includes(indicator)) throw new errors.InvalidTarget();
+          return { scope: scopes.join(" "), accessTokenFormat: "jwt" }; // opaque again
         },
       },
     },
+    // Without it an app that does not ask for offline_access gets no refresh token.
     issueRefreshToken: async (_, client) => client.grantTypeAllowed("refresh_token"),
-    extraTokenClaims: async (_, token) =>
+    extraTokenClaims: async (_, token) => // no e-mail address
       "accountId" in token ? { email: emailOf(token.accountId) } : undefined,
-    findAccount: (_, id) => ({ accountId: id, claims: () => ({ sub: id, email: emailOf(id) }) }),
     ttl: {
       AccessToken: seconds,
       Grant: 30 * DAY,
@@ -50,13 +49,15 @@ async function newKey() {
 
 export const start: Start = async (options) => {
   const { origin, port } = options;
+  const scope = options.scopes.join(" ");
+  const cookieKey = crypto.randomUUID();
   const kept = new Map<string, AdapterPayload>();
   const withKey = async () => {
     const provider = new Provider(origin, {
       ...settings(options),
       jwks: { keys: [await newKey()] },
       adapter: (model) => memory(model, kept),
-      cookies: { keys: ["a secret that signs cookies"] },
+      cookies: { keys: [cookieKey] },
     });
     provider.proxy = true; // believes the two headers below
     return provider.callback();
@@ -72,9 +73,13 @@ export const start: Start = async (options) => {
     version,
     issuer: origin,
     jwksUrl: `${origin}/jwks`,
-    authScopes: options.scopes.join(" "),
+    authScopes: scope,
     howTo: "type any name and any password",
     answers: (login) => ({ login, password: "any" }),
+    foreign: [
+      ["for another server", { scope, resource: options.elsewhere }],
+      ["asked for without naming a server", { scope }],
+    ],
     rotate: async () => void (handle = await withKey()), // as after a restart with another key
     async stop() {
       server.closeAllConnections();

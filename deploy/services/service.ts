@@ -17,9 +17,15 @@ export interface Service {
   howTo: string; // for a person at its pages, in words
   /** What a person types where the service asks who they are. */
   answers(person: string): Record<string, string>;
+  /** Asking so, an app gets a token that must not open the gateway. */
+  foreign: [says: string, asked: Asked][];
   /** A new key with a kid of its own; the old one is withdrawn. */
   rotate(): Promise<void>;
   stop(): Promise<void>;
+}
+export interface Asked {
+  resource?: string;
+  scope?: string | undefined;
 }
 export type Start = (options: Options) => Promise<Service>;
 
