@@ -5,7 +5,7 @@ import { z } from "zod";
 import { type App, changedUnits, queueByPerson, type Receipt, tool } from "../main.ts";
 import type { ToolContext } from "../main.ts";
 import { type Notebook, sampleApp } from "./sample-app.ts";
-import { gateway } from "./support.ts";
+import { gateway, type ToolResult } from "./support.ts";
 
 const ADA = "local|ada"; // how the stores know her
 const RATE = { RATE_LIMIT_PER_MINUTE: "100000" };
@@ -384,4 +384,37 @@ test("a tool that writes into the state it was given is kept, with its receipt",
   await use("user_scribble");
   expect((await use("user_get_state")).structuredContent!.state.notes).toEqual({ wall: "scribbled" });
   expect((await use("user_undo")).structuredContent!.state.notes).toEqual({});
+});
+
+describe("What one person alone may have", () => {
+  // The name of a note is one person's, of all people.
+  const app = { ...sampleApp, claims: ({ notes }: Notebook) => Object.keys(notes) };
+  const textOf = ({ content }: ToolResult) => content[0]!.text;
+  const TAKEN = "Somebody else has that by now. Nothing was changed.";
+
+  test("is refused to the next in words, with nothing else of their change kept", async () => {
+    const { enter, log } = await gateway({ app });
+    const [ada, ben] = [await enter("ada"), await enter("ben")];
+    await ada.use("user_write", { notes: { noon: "mine" } });
+    const refused = await ben.use("user_write", { mood: "late", notes: { noon: "mine", one: "" } });
+    expect(textOf(refused)).toBe(TAKEN);
+    expect(log.at(-1)).toMatchObject({ sub: "ben", outcome: "refused", why: "taken" });
+    expect((await ben.use("user_get_state")).structuredContent!.state).toEqual(sampleApp.empty);
+    expect((await ben.use("user_list_actions")).structuredContent!.actions).toEqual([]);
+  });
+  test("is free again after an undo, a removal and an erasing, and not to be had back while taken",
+    async () => {
+    const { enter } = await gateway({ app });
+    const [ada, ben] = [await enter("ada"), await enter("ben")];
+    const take = ({ use }: typeof ada) => use("user_write", { notes: { noon: "mine" } });
+    await take(ada);
+    await ada.use("user_undo");
+    expect((await take(ben)).isError).toBeUndefined();
+    await ben.use("user_write", { notes: { noon: null } });
+    await take(ada);
+    expect(textOf(await ben.use("user_undo"))).toBe(TAKEN); // of its removal
+    const { confirm } = (await ada.use("user_forget_me")).structuredContent!;
+    await ada.use("user_forget_me", { confirm });
+    expect((await ben.use("user_undo")).isError).toBeUndefined();
+  });
 });

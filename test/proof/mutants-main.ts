@@ -349,7 +349,7 @@ export const MAIN_MUTANTS: Mutant[] = [
   claims("a claim that is written and not kept", "claims = $3, version", "claims = claims, version"),
   claims("trouble for a claim that is taken", "/unique constraint.*user_claims/i", "/user_claims/i"),
   claims("a claim that begins alike", "substr(name, 1, length($1)) = $1", "name like $1 || '%'"),
-  of("examples/booking/booking.test.ts")("an app whose claims nobody keeps",
+  memory("an app whose claims nobody keeps",
     "claims: app.claims?.(state)", "claims: []"),
   stores("a save erased that came in between", "where user_id = $1 and version = $2 and",
     "where user_id = $1 and $2 = $2 and"),

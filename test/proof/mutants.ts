@@ -11,7 +11,7 @@ import { MOCK_AUTH_MUTANTS } from "./mutants-mock-auth.ts";
 
 const ROOT = join(import.meta.dir, "../..");
 const COPIED = ["main.ts", "mock-auth.ts", "package.json", "bunfig.toml", "tsconfig.json", "seed",
-  "README.md", "AGENTS.md", ".env.example", "examples", "test"];
+  "README.md", "AGENTS.md", ".env.example", "test"];
 const CORES = availableParallelism();
 const BEGIN = "<!-- mutants: written by `bun run mutants` -->";
 const END = "<!-- /mutants -->";
