@@ -81,6 +81,7 @@ class Visit {
   keys: JSONWebKeySet | undefined;
   scope = "";
   client: Json | undefined;
+  pageProblem = ""; // of the sign-in page
   token = "";
   isMinted = false; // for somebody who is not real
   isStray = false; // somebody gave us a token that is for another server
@@ -348,7 +349,7 @@ function adviceFor({ status, headers, isHtml }: Answer): string {
   if (isHtml && status < 500) {
     return "a bot filter or a login page is in front: let what comes to this path through";
   }
-  if (status < 300) return "apps sign in on a 401 alone: switch sign-in on (main.ts: no AUTH_DISABLED)";
+  if (status < 300) return "apps sign in on a 401 alone: switch it on (main.ts: no AUTH_DISABLED)";
   switch (status) {
     case 403: return "a firewall? main.ts says so to a Host that RESOURCE_URL does not name";
     case 404: return "check the path: that of main.ts is /mcp";
@@ -410,7 +411,7 @@ async function bringMadeUpToken(visit: Visit): Promise<void> {
   if (answer.status !== 401) {
     return visit.fail(step, `${reasonIn(answer)} instead of 401`,
       answer.status < 300 ? "ANYBODY GETS IN: check each token's signature, issuer and audience"
-        : "a bad token is a 401 (503 is for having no keys to check with: AUTH_JWKS_URL)");
+        : NO_KEYS);
   }
   const isNamed = /error="?invalid_token/.test(answer.headers.get("www-authenticate") ?? "");
   visit.advise(step, isNamed, "401 invalid_token", "401, without invalid_token",
@@ -457,10 +458,12 @@ async function readMetadata(visit: Visit): Promise<void> {
     `is ${calls || "missing"} instead of ${url} (${difference(calls, url)})`,
     `paste what the server calls itself, or let it call itself ${url} (main.ts: RESOURCE_URL)`);
   const [issuer = "", ...others] = list(authorization_servers).map(text);
-  visit.issuer = issuer;
-  visit.demand("sign-in service", issuer !== "",
+  const isUsable = isSafe(visit, issuer);
+  if (isUsable) visit.issuer = issuer;
+  visit.demand("sign-in service", isUsable,
     others.length > 0 ? `${issuer}; claude.ai never looks at the others` : issuer,
-    "authorization_servers is empty", "name the issuer of the sign-in service (main.ts: AUTH_ISSUER)");
+    `authorization_servers begins with ${issuer || "nothing"}`,
+    "name the sign-in service's issuer, an https URL (main.ts: AUTH_ISSUER)");
   const scopes = list(scopes_supported);
   const isClean = !scopes.includes("offline_access");
   visit.demand("scopes", isClean, scopes.join(" ") || "none are asked for",
@@ -563,6 +566,7 @@ async function readKeys(visit: Visit): Promise<void> {
 /** Right in all that can be read, and signed by nobody: it opens what only reads a token. */
 async function bringForgedToken(visit: Visit): Promise<void> {
   const { url, issuer, keys } = visit;
+  const step = "forged token";
   if (!issuer) return;
   const now = Math.floor(Date.now() / 1000);
   const { kid, alg = "RS256" } = keys?.keys[0] ?? {};
@@ -570,10 +574,13 @@ async function bringForgedToken(visit: Visit): Promise<void> {
   const parts = [{ alg, kid, typ: "at+jwt" }, claims]
     .map((part) => Buffer.from(JSON.stringify(part)).toString("base64url"));
   const forged = visit.keep([...parts, randomBytes(256).toString("base64url")].join("."));
-  const { status } = await ask(visit, "forged token", url, post("initialize", hello(LATEST), forged));
-  visit.demand("forged token", status >= 400, `${status}, not let in`, `${status} instead of 401`,
-    "ANYBODY GETS IN, AS ANYBODY: check the signature of each token");
+  const message = post("initialize", hello(LATEST), forged);
+  const { status } = await ask(visit, step, url, message);
+  if (status === visit.refusal) return visit.skip(step, `${status}, as above`);
+  visit.demand(step, status === 401, "401", `${status} instead of 401`,
+    status < 300 ? "ANYBODY GETS IN, AS ANYBODY: check the signature of each token" : NO_KEYS);
 }
+const NO_KEYS = "see its log: has it no keys to check a token with? (main.ts: AUTH_JWKS_URL)";
 
 // ---- Getting in ----
 
@@ -663,6 +670,7 @@ async function openSignInPage(visit: Visit): Promise<void> {
     visit.demand("sign-in page", !page.problem, page.says, `refused: ${page.problem}`,
       `it has to take resource=${visit.resource}${scope && ` and scope=${scope}`} from any app`);
   }
+  visit.pageProblem = page.problem;
   const bare = { code_challenge: "", code_challenge_method: "" };
   const open = await openPage(visit, "without PKCE", bare);
   visit.advise("without PKCE", open.problem !== "", "refused", `${open.says}, as with it`,
@@ -682,6 +690,9 @@ async function openByDocument(visit: Visit): Promise<void> {
   const redirect_uri = "http://localhost:33418/callback";
   const asks = { client_id, redirect_uri };
   const { says, problem } = await openPage(visit, "client as a document", asks);
+  if (problem && problem === visit.pageProblem) {
+    return visit.skip("client as a document", "refused, as above");
+  }
   const fix = `it has to reach ${client_id}, and take any port of this machine`;
   const otherwise = `refused: ${problem}`;
   const isLocal = isHere(new URL(issuer)); // and may have no internet to read it in
@@ -726,8 +737,8 @@ async function getToken(visit: Visit, listener?: Listener): Promise<void> {
   if (visit.isMinted) visit.ok("token", "made by mock-auth.ts, for somebody who is not real");
   else visit.skip("token", "none", "to see more: --sign-in, or a token in the variable TOKEN");
 }
-/** A token for somebody who is not real, or "": only a mock-auth.ts beside the gateway, both on this
- *  machine, is asked for one. */
+/** A token for somebody who is not real, or "": only a mock-auth.ts beside the gateway, both on
+ *  this machine, is asked for one. */
 async function mint(visit: Visit, aud: string): Promise<string> {
   const { at, issuer, state } = visit;
   if (at.protocol !== "http:" || !isHere(at) || issuer !== `${at.origin}/mock-auth`) return "";
@@ -789,7 +800,7 @@ async function swap(visit: Visit, step: string, fields: Record<string, string>) 
 
 /** What the server is going to check. */
 async function readToken(visit: Visit): Promise<void> {
-  const { token, url, ownName, issuer, keys, clockAhead } = visit;
+  const { token, url, at, ownName, issuer, keys, clockAhead } = visit;
   if (!token) return;
   let claims, header;
   try {
@@ -799,9 +810,9 @@ async function readToken(visit: Visit): Promise<void> {
       "main.ts takes JWTs: switch them on at the sign-in service");
   }
   const { aud, iss, exp = 0, iat = 0 } = claims;
-  // A server can call itself what it likes, and would get tokens for others: its host has to agree.
-  const hosts = [url, ownName].map((name) => URL.parse(name)).filter((name) => name !== null);
-  const isKin = hosts.every((name) => name.host === hosts[0]?.host) || hosts.every(isHere);
+  // A server can call itself what it likes, and would be brought the tokens of others.
+  const own = URL.parse(ownName) ?? at;
+  const isKin = own.host === at.host || (isHere(own) && isHere(at));
   const isFor = [aud].flat().some((one) => one === url || (isKin && one === ownName));
   visit.isStray = !isFor && Boolean(visit.options.token);
   visit.demand("token audience", isFor, [aud].flat().join(", "),
@@ -856,10 +867,10 @@ async function speak2025(visit: Visit): Promise<void> {
     const opened = await call(visit, step, "initialize", hello(version), {});
     if ([401, 403].includes(opened.status)) {
       const why = opened.headers.get("www-authenticate") ?? reasonIn(opened);
-      return visit.fail(step, `refuses the token: ${why}`, "its log says why (main.ts: which check)");
+      return visit.fail(step, `refuses the token: ${why}`, "its log says why");
     }
     if (!opened.result) {
-      visit.fail(step, `initialize: ${reasonIn(opened)}, no result`, "the server's log knows more");
+      visit.fail(step, `initialize: ${reasonIn(opened)}, no result`, NO_KEYS);
       continue;
     }
     visit.isIn = true;
@@ -923,16 +934,21 @@ async function readTools(visit: Visit): Promise<void> {
     "say anyOf: some apps take one type alone");
 }
 
-/** The audience is the check that people forget. */
+/** The audience is the check that people forget. A mock-auth.ts makes a token for another server;
+ *  elsewhere nobody does, so there it is no step that somebody could make green. */
+const WRONG_TOKEN = "token for another";
 async function bringWrongToken(visit: Visit): Promise<void> {
   const { at, token, isIn } = visit;
   if (!isIn) return;
-  const step = "token for another";
+  const step = WRONG_TOKEN;
   const wrong = await mint(visit, "http://localhost:1/another-server-on-purpose");
   if (wrong) {
     const { status } = await ask(visit, step, visit.url, post("initialize", hello(LATEST), wrong));
-    visit.demand(step, status === 401, "401", `${status} instead of 401`,
-      "A TOKEN FOR ANOTHER SERVER OPENS THIS ONE: check the audience");
+    if (status === visit.refusal) visit.skip(step, `${status}, as above`);
+    else {
+      visit.demand(step, status === 401, "401", `${status} instead of 401`,
+        "A TOKEN FOR ANOTHER SERVER OPENS THIS ONE: check the audience");
+    }
   } else visit.skip(step, "none can be had from that service");
   if (!isHere(at)) return;
   const origin = "https://elsewhere.example";
@@ -982,7 +998,8 @@ export function summary(lines: Line[]): string {
     return [...new Set(steps)].join(", ");
   };
   const [failed, unseen, odd] = [those("FAIL"), those("skipped"), those("warn")];
-  const first = failed ? `FAILED: ${failed}.` : unseen ? "Nothing failed." : "All green.";
+  const isAll = unseen === "" || unseen === WRONG_TOKEN;
+  const first = failed ? `FAILED: ${failed}.` : isAll ? "All green." : "Nothing failed.";
   const rest = [unseen && `Not seen: ${unseen}.`, odd && `Worth a look: ${odd}.`];
   return [first, ...rest].filter(Boolean).join(" ");
 }

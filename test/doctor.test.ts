@@ -1,13 +1,17 @@
 // `bun run doctor`, against a gateway that is fine, and against one with one thing wrong at a time:
 // each fault is named at its own step, with the way out, and nothing else is said to be wrong.
 
-import { afterAll, beforeAll, describe, expect, spyOn, test } from "bun:test";
+import {
+  afterAll, beforeAll, describe, expect, setDefaultTimeout, spyOn, test,
+} from "bun:test";
 import { diagnose, type Line, summary } from "../deploy/doctor.ts";
 import {
   answers, changes, type Fault, headers, openWorld, page, pressAllow, result, run, says, tlsServer,
   toStrangers, toTokens,
 } from "./doctor-world.ts";
 import { freePort, startGateway } from "./support.ts";
+
+setDefaultTimeout(20_000); // milliseconds: programs are started
 
 const { url, origin, visit, sign } = await openWorld();
 let quiet: { mockRestore(): void }; // mock-auth.ts warns of each token for another server
@@ -34,6 +38,8 @@ const NOT_401 = ["FAIL POST without a token", "skipped WWW-Authenticate"];
 const NO_KEYS = ["FAIL signing keys", "skipped token signature"];
 const NO_CLIENT = ["skipped register", "skipped sign-in page"];
 const NO_WAY_IN = ["skipped signing keys", ...NO_CLIENT, "skipped client as a document"];
+const NO_SERVICE = ["FAIL sign-in service", "skipped service metadata", ...NO_WAY_IN,
+  "skipped token", "skipped protocol and tools"];
 type Row = [string, Fault, string[], RegExp];
 const expectRow = (_: string, fault: Fault, odd: string[], fix: RegExp) =>
   expectOdd(visit(fault), odd, fix);
@@ -48,19 +54,22 @@ test("A gateway that is fine is all green", async () => {
 describe("Knocking", () => {
   test.each<Row>([
     ["a bot filter's page", toStrangers(() => page(403)), NOT_401, /bot filter/],
-    ["200 instead of 401", toStrangers(json(200)), NOT_401, /switch sign-in on/],
+    ["200 instead of 401", toStrangers(json(200)), NOT_401, /AUTH_DISABLED/],
     ["403 instead of 401", toStrangers(json(403)), NOT_401, /RESOURCE_URL/],
     ["404 instead of 401", toStrangers(json(404)), NOT_401, /main\.ts is \/mcp/],
     ["a proxy with nothing behind it", toStrangers(() => page(502)), NOT_401, /is it running/],
     ["a redirect", toStrangers(() => Response.redirect(`${origin}/mcp/`, 308)), NOT_401, /leads/],
     ["a 401 without WWW-Authenticate", toStrangers(json(401)), ["FAIL WWW-Authenticate"],
       /Bearer resource_metadata="http.*\/\.well-known\/oauth-protected-resource\/mcp"/],
+    ["a challenge that names no metadata", headers("POST /mcp", { "www-authenticate": "Bearer" }),
+      ["warn WWW-Authenticate", "warn made-up token"], /resource_metadata="http/],
     ["an error before a token was sent", headers("POST /mcp", {
       "www-authenticate": `Bearer error="invalid_token", resource_metadata="${METADATA_URL}"`,
     }), ["warn WWW-Authenticate"], /leave error= out/],
     ["a clock ten minutes ahead", headers("POST /mcp", {
       date: new Date(Date.now() + 600_000).toUTCString(),
     }), ["FAIL clock"], /NTP/],
+    ["a clock that says nothing", headers("POST /mcp", { date: "soon" }), ["skipped clock"], /^$/],
     ["a GET that breaks it", answers("GET /mcp", json(500)),
       ["FAIL GET without a token"], /begin with a GET/],
     ["a GET that opens a stream", answers("GET /mcp", () => new Response(
@@ -75,6 +84,16 @@ describe("Knocking", () => {
     ["a token that nobody signed",
       toTokens((token) => claimsOf(token).includes("forged"), result({ tools: [] })),
       ["FAIL forged token"], /check the signature/],
+    ["no keys to check a token with",
+      toTokens((token) => claimsOf(token).includes("forged"), json(503)),
+      ["FAIL forged token"], /AUTH_JWKS_URL/],
+    ["no sign-in at all", async (request, forward) => {
+      if (request.method !== "POST" || new URL(request.url).pathname !== "/mcp") return undefined;
+      const headers = new Headers(request.headers);
+      headers.set("authorization", `Bearer ${await sign()}`);
+      return forward(new Request(request, { headers }));
+    }, [...NOT_401, "skipped made-up token", "skipped forged token", "skipped token for another"],
+      /AUTH_DISABLED/],
     ["a made-up token that breaks it",
       toTokens((token) => token.startsWith("made-up"), json(500)),
       ["FAIL made-up token"], /AUTH_JWKS_URL/],
@@ -86,17 +105,25 @@ describe("The server's metadata", () => {
     ["at another path", answers(METADATA, json(404)),
       ["FAIL server metadata"], /serve it at .*\/mcp,/],
     ["a web page", answers(METADATA, () => page(200)), ["FAIL server metadata"], /as JSON/],
-    ["without end", answers(METADATA, () => Response.json("a".repeat(300_000))),
+    ["without end", answers(METADATA, () => Response.json({ a: "a".repeat(300_000) })),
       ["FAIL server metadata"], /serve it at/],
     ["a slash at the end of resource", changes(METADATA, (it) => { it.resource += "/"; }),
       ["FAIL resource"], /call itself http.*\/mcp \(main\.ts: RESOURCE_URL\)/],
     ["another resource", changes(METADATA, (it) => { it.resource = "https://other.example/mcp"; }),
       ["FAIL resource"], /call itself http.*\/mcp \(main\.ts: RESOURCE_URL\)/],
+    ["elsewhere, as the challenge says, and not at its known path",
+      async (request, forward) => answers(METADATA, json(404))(request, forward)
+        ?? headers("POST /mcp", {
+          "www-authenticate": `Bearer resource_metadata="${METADATA_URL.replace("/mcp", "")}"`,
+        })(request, forward),
+      ["warn made-up token", "warn at its known path"], /serve it at .*\/mcp,/],
     ["offline_access", changes(METADATA, (it) => { it.scopes_supported = ["offline_access"]; }),
       ["FAIL scopes"], /take it out/],
     ["no sign-in service", changes(METADATA, (it) => { it.authorization_servers = []; }),
-      ["FAIL sign-in service", "skipped service metadata", ...NO_WAY_IN,
-        "skipped token", "skipped protocol and tools"], /AUTH_ISSUER/],
+      NO_SERVICE, /AUTH_ISSUER/],
+    ["a sign-in service over http", changes(METADATA, (it) => {
+      it.authorization_servers = ["http://sign-in.example.com"];
+    }), NO_SERVICE, /AUTH_ISSUER/],
   ])("%s", expectRow);
 });
 
@@ -125,6 +152,11 @@ describe("The sign-in service", () => {
       ["FAIL client registration", ...NO_CLIENT], /"none"/],
     ["no iss", without("authorization_response_iss_parameter_supported"),
       ["warn ChatGPT (iss)"], /RFC 9207/],
+    ["no place for keys", without("jwks_uri"),
+      ["warn signing keys", "skipped token signature"], /could not check/],
+    ["no key set", answers(KEYS, json(404)), NO_KEYS, /AUTH_JWKS_URL/],
+    ["keys without end", changes(KEYS, (it) => { it.keys[0].x5c = "a".repeat(70_000); }),
+      NO_KEYS, /take old keys out/],
     ["no key", changes(KEYS, (it) => { it.keys = []; }), NO_KEYS, /AUTH_JWKS_URL/],
     ["another algorithm", changes(KEYS, (it) => { it.keys[0].alg = "RS512"; }),
       NO_KEYS, /AUTH_JWKS_URL/],
@@ -151,7 +183,7 @@ describe("Getting in", () => {
     ["a redirect is dropped", changes(REGISTER, (it) => { it.redirect_uris.length = 1; }),
       ["FAIL register Claude", "FAIL register Cursor"], /claude\.com/],
     ["resource is refused", at(/authorize.*resource=/, json(400)),
-      ["FAIL sign-in page", "warn client as a document"], /resource=http/],
+      ["FAIL sign-in page", "skipped client as a document"], /resource=http/],
     ["nobody is asked who they are", at(/authorize.*127\.0\.0\.1%3A33418%2Fcallback.*challenge=/,
       () => Response.redirect("http://127.0.0.1:33418/callback?code=1")),
       ["FAIL sign-in page"], /ask for a sign-in/],
@@ -183,6 +215,10 @@ describe("Getting in", () => {
     const odd = ["skipped token content", "FAIL MCP 2025-11-25"];
     await expectOdd(visit(undefined, { token: "Bearer opaque-token" }), odd, /takes JWTs/);
   });
+  test("a service that makes no token for another server is asked for none", async () => {
+    const fault = answers("GET /mock-auth/token", json(404));
+    await expectOdd(visit(fault, { token: await sign() }), ["skipped token for another"], /^$/);
+  });
   test("a token with a line break in it goes nowhere", async () => {
     const lines = await visit(undefined, { token: "secret\r\nX-Other: 1" });
     expect(oddIn(lines)).toEqual(["FAIL token", "skipped protocol and tools"]);
@@ -210,6 +246,10 @@ describe("Signing in", () => {
     ["a refusal", (back) => back.searchParams.set("error", "access_denied"), /try again/],
   ])("%s ends it", (_, alter, fix) =>
     expectOdd(signIn(undefined, alter), ["FAIL sign-in", ...NO_TOKEN], fix));
+  test("without a client there is none", async () => {
+    const odd = oddIn(await signIn(changes(SERVICE, (it) => { delete it.registration_endpoint; })));
+    expect(odd).toEqual([...NO_CLIENT, "skipped sign-in", ...NO_TOKEN]);
+  });
   test("a code that is not taken, and a refresh that isn't", async () => {
     const refuse = (grant: string): Fault => async (request) => {
       const isIt = request.method === "POST" && request.url.endsWith("/token")
@@ -220,6 +260,9 @@ describe("Signing in", () => {
       ["FAIL code for a token", ...NO_TOKEN], /no secret/);
     await expectOdd(signIn(refuse("refresh_token")), ["FAIL refresh"], /no secret/);
   });
+  test("no refresh token is worth a look", () =>
+    expectOdd(signIn(changes("POST /mock-auth/token", (it) => { delete it.refresh_token; })),
+      ["warn refresh"], /allow offline_access/));
   test("whoever comes back without our state is not heard", async () => {
     let status = 0;
     const open = async (link: string) => {
@@ -248,12 +291,25 @@ describe("Inside", () => {
     headers.delete("origin");
     return forward(new Request(request, { headers }));
   };
+  const neverEnds: Fault = async (request, forward) => {
+    if (request.method !== "POST") return undefined;
+    const { status, headers, body } = await forward();
+    if (!headers.get("content-type")?.includes("event-stream")) {
+      return new Response(body, { status, headers });
+    }
+    const text = await new Response(body).text();
+    const start = (stream: ReadableStreamDefaultController) => stream.enqueue(text);
+    return new Response(new ReadableStream({ start }), { status, headers });
+  };
   test.each<Row>([
+    ["an event stream stays open after the answer", neverEnds, [], /^$/],
     ["every token is refused", toTokens(() => true, json(401)),
-      ["warn made-up token", "FAIL MCP 2025-11-25"], /which check/],
+      ["warn made-up token", "FAIL MCP 2025-11-25"], /its log says/],
     ["no handshake", toTokens((token, body) =>
-      token.startsWith("eyJ") && body.includes('"initialize"'), json(400)),
+      /doctor-(?!forged)/.test(claimsOf(token)) && body.includes('"initialize"'), json(400)),
       ["FAIL MCP 2025-11-25", "FAIL MCP 2025-06-18"], /log/],
+    ["no menu", asks("tools/list", json(400)),
+      ["FAIL MCP 2025-11-25", "FAIL MCP 2025-06-18", "FAIL MCP 2026-07-28"], /log/],
     ["no 2026-07-28", asks("2026-07-28", json(400)), ["warn MCP 2026-07-28"], /2025-11-25/],
     ["an invalid tool name", replace("domain_list_words", "domain.list"),
       ["FAIL tool names"], /hide the whole connector/],
@@ -291,6 +347,28 @@ describe("What it does not do", () => {
     };
     await visit(fault, { token: await sign() });
     expect(new Set(came)).toEqual(new Set(["/mcp"]));
+  });
+  test.each<[string, Fault]>([
+    ["this one", () => undefined],
+    ["one that calls itself so", changes(METADATA, (it) => {
+      it.resource = "https://other.example/mcp";
+    })],
+  ])("it brings no token for another server to %s", async (_, fault) => {
+    const token = await sign({ aud: "https://other.example/mcp" });
+    const came: string[] = [];
+    const lines = await visit((request, forward) => {
+      came.push(request.headers.get("authorization") ?? "");
+      return fault(request, forward);
+    }, { token });
+    expect(oddIn(lines)).toContain("FAIL token audience");
+    expect(came.length).toBeGreaterThan(10);
+    expect(came).not.toContain(`Bearer ${token}`);
+  });
+  test("it asks nobody over http, but on this machine", async () => {
+    const place = "http://keys.example.com";
+    const lines = await visit(changes(SERVICE, (it) => { it.jwks_uri = place; }));
+    const keys = lines.find(({ step }) => step === "signing keys");
+    expect(keys).toMatchObject({ outcome: "FAIL", says: `${place} is no https URL` });
   });
   test("it makes no token for a service that is not beside the gateway", async () => {
     const asked: string[] = [];
@@ -341,6 +419,10 @@ describe("The way to it", () => {
     const odd = ["warn URL", "FAIL resource"];
     await expectOdd(visit(undefined, {}, `${url}/`), odd, /RESOURCE_URL/);
   });
+  test("another path is named", async () => {
+    const [first] = await visit(undefined, {}, `${origin}/other`);
+    expect(first).toMatchObject({ step: "URL", outcome: "warn", says: "its path is /other" });
+  });
   const NOBODY = ["FAIL reach", "skipped the rest"];
   test("nobody listens", async () => {
     const at = `http://localhost:${await freePort()}/mcp`;
@@ -357,9 +439,9 @@ describe("The way to it", () => {
   test("a slow answer is named, and fine", async () => {
     const slow: Fault = (request) => {
       const isKeys = request.url.endsWith("jwks.json");
-      return isKeys ? Bun.sleep(700).then(() => undefined) : undefined;
+      return isKeys ? Bun.sleep(1_400).then(() => undefined) : undefined;
     };
-    await expectOdd(visit(slow, { timeout: 2_000 }), ["warn signing keys"], /10 s/);
+    await expectOdd(visit(slow, { timeout: 4_000 }), ["warn signing keys"], /10 s/);
   });
   test("a certificate that nobody vouches for", async () => {
     const { url } = await tlsServer();
