@@ -217,7 +217,9 @@ describe("Getting in", () => {
   });
   test("a service that makes no token for another server is asked for none", async () => {
     const fault = answers("GET /mock-auth/token", json(404));
-    await expectOdd(visit(fault, { token: await sign() }), ["skipped token for another"], /^$/);
+    const seen = visit(fault, { token: await sign() });
+    await expectOdd(seen, ["skipped token for another"], /^$/);
+    expect(summary(await seen)).toBe("All green. Not seen: token for another.");
   });
   test("a token with a line break in it goes nowhere", async () => {
     const lines = await visit(undefined, { token: "secret\r\nX-Other: 1" });

@@ -4,6 +4,7 @@
 import { Database } from "bun:sqlite";
 import { mcp } from "@better-auth/mcp";
 import { betterAuth } from "better-auth";
+import { createAuthMiddleware } from "better-auth/api";
 import { getMigrations } from "better-auth/db/migration";
 import { jwt } from "better-auth/plugins";
 import { version } from "./node_modules/better-auth/package.json";
@@ -17,6 +18,16 @@ function settings({ origin, resource, elsewhere, scopes, seconds }: Options) {
     database: new Database(":memory:"), // yours is one that lasts
     logger: { level: "error" as const },
     emailAndPassword: { enabled: true },
+    // An app that calls back to this machine and doesn't call itself native is refused: "web
+    // clients require https redirect URIs". The older client doesn't, and so do not most apps.
+    hooks: {
+      before: createAuthMiddleware(async ({ path, body }) => {
+        if (path !== "/oauth2/register" || body.application_type) return;
+        const isLocal = (uri: unknown) => /^http:\/\/(localhost|127\.|\[::1\])/.test(String(uri));
+        if (!body.redirect_uris?.some(isLocal)) return;
+        return { context: { body: { ...body, application_type: "native" } } };
+      }),
+    },
     plugins: [
       jwt(), // no keys: /jwks answers 500
       mcp({ // this is oauthProvider() with the resource linked to each app that registers
@@ -86,6 +97,7 @@ export const start: Start = async (options) => {
       ["for another server", { resource: options.elsewhere }],
       ["asked for without naming a server", {}],
     ],
+    turnsAway: ["Cursor"], // only schemes like com.example.app:/ are taken
     async rotate() {
       const { adapter } = await auth.$context;
       await adapter.deleteMany({ model: "jwks", where: [] }); // the next token makes a new one

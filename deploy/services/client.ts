@@ -22,17 +22,19 @@ interface Visit {
 
 const BACK = "http://127.0.0.1:33333/callback"; // nobody listens there: the code is read before
 
+/** No more than it has to say: no application_type, for one. */
+const ofItself = (redirect_uris: string[]) => ({
+  client_name: "services",
+  redirect_uris,
+  grant_types: ["authorization_code", "refresh_token"],
+  response_types: ["code"],
+  token_endpoint_auth_method: "none",
+});
+
 /** What an app keeps about one person, and the person at its browser. */
 export class App implements newer.OAuthClientProvider {
   readonly redirectUrl = BACK;
-  readonly clientMetadata = {
-    client_name: "services",
-    redirect_uris: [BACK],
-    grant_types: ["authorization_code", "refresh_token"],
-    response_types: ["code"],
-    token_endpoint_auth_method: "none",
-    application_type: "native",
-  };
+  readonly clientMetadata = ofItself([BACK]);
   registered?: newer.StoredOAuthClientInformation;
   kept?: newer.StoredOAuthTokens;
   opened = 0; // how often the person saw a page
@@ -117,6 +119,27 @@ export async function signInAndConnect(open: Open, url: URL, app: App): Promise<
   if (app.opened !== 1 || !app.back.get("code")) throw refused;
   await first.finish();
   return open(url, app).connect();
+}
+
+/** Where host apps want people sent back to. */
+export const REDIRECTS: Record<string, string[]> = {
+  "Claude Code": ["http://localhost:41414/callback"],
+  "claude.ai": ["https://claude.ai/api/mcp/auth_callback"],
+  "VS Code": [
+    "https://vscode.dev/redirect", "https://insiders.vscode.dev/redirect",
+    "http://127.0.0.1/", "http://127.0.0.1:33418/",
+  ],
+  Cursor: ["cursor://anysphere.cursor-mcp/oauth/callback"],
+};
+/** @returns why an app with these redirects may not register; nothing if it may. */
+export async function register({ issuer }: Service, redirects: string[]) {
+  const metadata = await newer.discoverAuthorizationServerMetadata(issuer);
+  const response = await fetch(metadata!.registration_endpoint!, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(ofItself(redirects)),
+  });
+  return response.ok ? "" : `${response.status} ${await response.text()}`;
 }
 
 /** A token as `app` would get it, if it asked for this. */

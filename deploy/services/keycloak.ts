@@ -18,31 +18,39 @@ interface Named {
   config: Record<string, string[]>;
 }
 
-/** What to copy. Each line says what happens without it. */
+/** What to copy. Each comment says what happens without it. */
 async function settings(admin: Admin, { resource, scopes, seconds }: Options) {
   await admin("POST", "", { realm: REALM, enabled: true, accessTokenLifespan: seconds });
 
-  // Client scopes, each with a mapper of type Audience: one of assigned type Default, for apps
-  // that register without naming scopes; ours of type Optional, for those that name them.
+  // Client scopes. One of assigned type Default: an app that registers without naming scopes gets
+  // it, and without it (or as Optional) a token without `aud`: 401. Ours, of type Optional: an app
+  // that names scopes gets those alone, and may name none that isn't there: 403 "Not permitted to
+  // use specified clientScope". So each has its own mappers.
   for (const name of ["our-audience", ...scopes]) {
+    const isOurs = scopes.includes(name);
     await admin("POST", `/${REALM}/client-scopes`, {
       name,
       protocol: "openid-connect",
-      attributes: { "include.in.token.scope": String(scopes.includes(name)) },
+      attributes: { "include.in.token.scope": String(isOurs) },
       protocolMappers: [audience(resource), EMAIL],
     });
     const all = await admin("GET", `/${REALM}/client-scopes`) as Named[];
     const { id } = all.find((scope) => scope.name === name)!;
-    const type = scopes.includes(name) ? "optional" : "default";
+    const type = isOurs ? "optional" : "default";
     await admin("PUT", `/${REALM}/default-${type}-client-scopes/${id}`);
   }
 
-  // Clients, Client registration, Anonymous access policies: Trusted Hosts.
+  // Clients, Client registration, Anonymous access policies, Trusted Hosts: where apps register
+  // from, and where they want people sent back to. Without it, 403 "Host not trusted".
   const policies = await admin("GET", `/${REALM}/components?type=${POLICY}`) as Named[];
   const trusted = policies.find(({ name }) => name === "Trusted Hosts")!;
-  trusted.config["trusted-hosts"] = ["localhost", "127.0.0.1"];
+  trusted.config["trusted-hosts"] = [
+    "localhost", "127.0.0.1", "claude.ai", "vscode.dev", "insiders.vscode.dev",
+    "anysphere.cursor-mcp",
+  ];
   await admin("PUT", `/${REALM}/components/${trusted.id}`, trusted);
 
+  // Without a name a person is asked for it first, on a page of its own.
   for (const username of PEOPLE) {
     await admin("POST", `/${REALM}/users`, {
       username, email: emailOf(username), firstName: username, lastName: "Reader", enabled: true,
@@ -50,7 +58,7 @@ async function settings(admin: Admin, { resource, scopes, seconds }: Options) {
     });
   }
 }
-/** By configuration: Audience. */
+/** By configuration: Audience. "Add to ID token" is off: it is no token for us. */
 const audience = (resource: string) => ({
   name: "our audience",
   protocol: "openid-connect",
@@ -61,7 +69,8 @@ const audience = (resource: string) => ({
     "id.token.claim": "false",
   },
 });
-/** By configuration: User Attribute. */
+/** By configuration: User Attribute. The default scope "email" has one, and is dropped for an app
+ *  that names scopes: then there is no e-mail address. */
 const EMAIL = {
   name: "email",
   protocol: "openid-connect",

@@ -16,6 +16,8 @@ function settings({ resource, elsewhere, scopes, seconds }: Options): Configurat
   return {
     // Apps name them when they register: "must only contain … supported scope values".
     scopes: ["openid", "offline_access", ...scopes],
+    // An app with a redirect of a scheme of its own (cursor:) is refused: "only … web uris".
+    clientDefaults: { application_type: "native" },
     features: {
       registration: { enabled: true }, // "does not support dynamic client registration"
       resourceIndicators: { // opaque tokens, which the gateway refuses
@@ -31,6 +33,8 @@ function settings({ resource, elsewhere, scopes, seconds }: Options): Configurat
     issueRefreshToken: async (_, client) => client.grantTypeAllowed("refresh_token"),
     extraTokenClaims: async (_, token) => // no e-mail address
       "accountId" in token ? { email: emailOf(token.accountId) } : undefined,
+    // Yours looks the person up among your own.
+    findAccount: (_, id) => ({ accountId: id, claims: () => ({ sub: id, email: emailOf(id) }) }),
     ttl: {
       AccessToken: seconds,
       Grant: 30 * DAY,
@@ -68,7 +72,8 @@ export const start: Start = async (options) => {
     request.headers["x-forwarded-host"] = new URL(origin).host;
     void handle(request, response);
   });
-  await new Promise<void>((done) => server.listen(port, "127.0.0.1", done));
+  await new Promise<void>((done, fail) =>
+    server.once("error", fail).listen(port, "127.0.0.1", done));
   return {
     version,
     issuer: origin,

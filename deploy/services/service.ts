@@ -19,6 +19,8 @@ export interface Service {
   answers(person: string): Record<string, string>;
   /** Asking so, an app gets a token that must not open the gateway. */
   foreign: [says: string, asked: Asked][];
+  /** Host apps whose redirects it does not take, whatever is set. */
+  turnsAway?: string[];
   /** A new key with a kid of its own; the old one is withdrawn. */
   rotate(): Promise<void>;
   stop(): Promise<void>;

@@ -24,7 +24,9 @@ import { decodeJwt, decodeProtectedHeader } from "jose";
 import { loadApp } from "../../main.ts";
 import script from "../../seed/rehearsal.json";
 import { start as betterAuth } from "./better-auth.ts";
-import { App, CLIENTS, type Open, type Result, signInAndConnect, tokenFor } from "./client.ts";
+import {
+  App, CLIENTS, type Open, REDIRECTS, register, type Result, signInAndConnect, tokenFor,
+} from "./client.ts";
 import { type Gateway, knock, startGateway } from "./gateway.ts";
 import { start as keycloak } from "./keycloak.ts";
 import { atEnd, freePort, scratch, tidyUp, until } from "./machine.ts";
@@ -88,6 +90,7 @@ async function drive(name: string, start: Start) {
     () => startGateway(options.resource, service), () => service.issuer);
   if (!gateway) return;
 
+  await registers(service);
   const apps = CLIENTS.map((_, at) => new App(service, `ada-${at}`));
   for (const [at, [who, revision, open]] of CLIENTS.entries()) {
     await arrives(`${who}, ${revision}`, gateway, apps[at]!, open, revision);
@@ -98,6 +101,18 @@ async function drive(name: string, start: Start) {
   await refreshes(gateway, apps);
   await rotates(gateway, service, options);
   if (!service.authScopes) await namesScopes(gateway, service);
+}
+
+async function registers(service: Service) {
+  for (const [host, redirects] of Object.entries(REDIRECTS)) {
+    const isIn = !service.turnsAway?.includes(host);
+    const fate = isIn ? "registers" : "is turned away by the service, whatever is set";
+    await row(`an app with the redirects of ${host} ${fate}`, async () => {
+      const refusal = await register(service, redirects);
+      expect(isIn === (refusal === ""), refusal || "it may register");
+      return refusal || redirects.join(" ");
+    });
+  }
 }
 
 async function arrives(who: string, { url }: Gateway, app: App, open: Open, revision: string) {
@@ -198,15 +213,16 @@ async function rotates(gateway: Gateway, service: Service, { resource }: Options
   });
 }
 
-/** Where the gateway asks for scopes, apps register naming them, and services treat them apart. */
+/** Asked for scopes, apps name them when they register, and a service treats them in another way:
+ *  it leaves its default scopes away, or gives a refresh token to those alone that ask for one. */
 async function namesScopes(gateway: Gateway, service: Service) {
   const [scope] = SCOPES;
   await row(`the gateway starts with AUTH_SCOPES=${scope}`,
-    () => gateway.restart({ AUTH_SCOPES: scope! }), () => "and offers both");
+    () => gateway.restart({ AUTH_SCOPES: scope! }), () => "it offers both of its scopes");
   for (const [who, revision, open] of CLIENTS) {
     const app = new App(service, "ada-0");
-    await arrives(`${who}, ${revision}`, gateway, app, open, revision);
-    await visits(`${who}, ${revision}`, gateway, app, open);
+    await arrives(`so asked, ${who}, ${revision}`, gateway, app, open, revision);
+    await visits(`so asked, ${who}, ${revision}`, gateway, app, open);
   }
 }
 
