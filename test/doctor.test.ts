@@ -408,7 +408,7 @@ describe("What it does not do", () => {
 
 describe("The way to it", () => {
   test.each<[string, string, RegExp]>([
-    ["no URL", "reading room", /https:\/\/host\/mcp/],
+    ["no URL", "read me aloud", /https:\/\/host\/mcp/],
     ["http in public", "http://notes.example.com/mcp", /serve it by https/],
     ["a file", "file:///etc/passwd", /serve it by https/],
     ["a fragment", "https://localhost:1/mcp#top", /paste https:\/\/localhost:1\/mcp$/],
