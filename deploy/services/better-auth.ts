@@ -39,7 +39,7 @@ function settings({ origin, resource, elsewhere, scopes, seconds }: Options) {
         // 401 "Authentication required for client registration"
         allowUnauthenticatedClientRegistration: true,
         // Without offline_access no refresh token: the person signs in again each hour. Without
-        // ours no token names them, and each may do both; AUTH_SCOPES then lets nobody in.
+        // ours no token names them, and may do both; with AUTH_SCOPES "cannot request scope".
         scopes: ["openid", "profile", "email", "offline_access", ...scopes],
         customAccessTokenClaims: ({ user }) => ({ email: user?.email }), // no e-mail address
         accessTokenExpiresIn: seconds, // 3600

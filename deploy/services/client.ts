@@ -1,7 +1,9 @@
 // A host app, played by both official clients: it knows the gateway's URL and nothing else.
 
 import * as newer from "@modelcontextprotocol/client";
-import type { OAuthClientProvider as OlderProvider } from "@modelcontextprotocol/sdk/client/auth.js";
+import type {
+  OAuthClientProvider as OlderProvider,
+} from "@modelcontextprotocol/sdk/client/auth.js";
 import { Client as OlderClient } from "@modelcontextprotocol/sdk/client/index.js";
 import {
   StreamableHTTPClientTransport as OlderTransport,

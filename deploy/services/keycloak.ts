@@ -23,20 +23,21 @@ async function settings(admin: Admin, { resource, scopes, seconds }: Options) {
   await admin("POST", "", { realm: REALM, enabled: true, accessTokenLifespan: seconds });
 
   // Client scopes. One of assigned type Default: an app that registers without naming scopes gets
-  // it, and without it (or as Optional) a token without `aud`: 401. Ours, of type Optional: an app
-  // that names scopes gets those alone, and may name none that isn't there: 403 "Not permitted to
-  // use specified clientScope". So each has its own mappers.
-  for (const name of ["our-audience", ...scopes]) {
-    const isOurs = scopes.includes(name);
+  // it, and without it (or if it is Optional) a token without `aud`: 401. The others are Optional:
+  // an app that names scopes gets those alone, and none that isn't there: 403 "Not permitted to
+  // use specified clientScope". So each has its own mappers; openid too, which Keycloak does not
+  // have in its list by itself.
+  for (const name of ["our-audience", "openid", ...scopes]) {
+    const isDefault = name === "our-audience";
     await admin("POST", `/${REALM}/client-scopes`, {
       name,
       protocol: "openid-connect",
-      attributes: { "include.in.token.scope": String(isOurs) },
+      attributes: { "include.in.token.scope": String(!isDefault) },
       protocolMappers: [audience(resource), EMAIL],
     });
     const all = await admin("GET", `/${REALM}/client-scopes`) as Named[];
     const { id } = all.find((scope) => scope.name === name)!;
-    const type = isOurs ? "optional" : "default";
+    const type = isDefault ? "default" : "optional";
     await admin("PUT", `/${REALM}/default-${type}-client-scopes/${id}`);
   }
 

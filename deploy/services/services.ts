@@ -23,20 +23,17 @@ import { parseArgs } from "node:util";
 import { decodeJwt, decodeProtectedHeader } from "jose";
 import { loadApp } from "../../main.ts";
 import script from "../../seed/rehearsal.json";
-import { start as betterAuth } from "./better-auth.ts";
 import {
   App, CLIENTS, type Open, REDIRECTS, register, type Result, signInAndConnect, tokenFor,
 } from "./client.ts";
 import { type Gateway, knock, startGateway } from "./gateway.ts";
-import { start as keycloak } from "./keycloak.ts";
 import { atEnd, freePort, scratch, tidyUp, until } from "./machine.ts";
-import { start as oidcProvider } from "./oidc-provider.ts";
 import { emailOf, NotHere, type Options, type Service, type Start } from "./service.ts";
 
-const SERVICES: Record<string, Start> = {
-  "better-auth": betterAuth,
-  "oidc-provider": oidcProvider,
-  keycloak,
+const SERVICES: Record<string, () => Promise<{ start: Start }>> = {
+  "better-auth": () => import("./better-auth.ts"),
+  "oidc-provider": () => import("./oidc-provider.ts"),
+  keycloak: () => import("./keycloak.ts"),
 };
 const SECONDS = 30; // a token's life: long enough for a row, short enough to see it end
 const { slug } = await loadApp();
@@ -45,6 +42,7 @@ const SCOPES = [`${slug}:read`, `${slug}:write`];
 // ---- The rows ----
 
 let failed = 0;
+let stopping = false; // by Ctrl+C: what breaks off then has not failed
 const skipped: string[] = [];
 /** Prints how it went. @returns what `work` found out; undefined if it failed. */
 async function row<T>(name: string, work: () => Promise<T>, say = (found: T) => String(found)) {
@@ -54,6 +52,7 @@ async function row<T>(name: string, work: () => Promise<T>, say = (found: T) => 
     return found;
   } catch (error) {
     if (error instanceof NotHere) throw error;
+    if (stopping) await new Promise(() => {});
     failed++;
     console.log(`FAIL  ${name}: ${error instanceof Error ? error.message : String(error)}`);
     return undefined;
@@ -68,8 +67,9 @@ function told({ isError, content, structuredContent }: Result) {
   return structuredContent;
 }
 
-async function drive(name: string, start: Start) {
+async function drive(name: string) {
   console.log(`\n${name}`);
+  const { start } = await SERVICES[name]!();
   const port = await freePort();
   const options: Options = {
     port,
@@ -97,6 +97,14 @@ async function drive(name: string, start: Start) {
     await visits(`${who}, ${revision}`, gateway, apps[at]!, open);
   }
   await keepsApart(gateway, service);
+  await row("a token asked for with openid is as good", async () => {
+    const { resource } = options;
+    const scope = ["openid", service.authScopes].join(" ").trim();
+    const { status, why } = await knock(gateway,
+      await tokenFor(new App(service, "ada-0"), { resource, scope }));
+    expect(status === 200, `${status} ${why}`);
+    return scope;
+  });
   await refuses(gateway, service);
   await refreshes(gateway, apps);
   await rotates(gateway, service, options);
@@ -229,7 +237,8 @@ async function namesScopes(gateway: Gateway, service: Service) {
 // ---- Start ----
 
 /** Starts one and leaves it running: what it listens with keeps this process alive. */
-async function keep(start: Start, { port: at, origin, resource, seconds = "3600" }: Given) {
+async function keep(name: string, { port: at, origin, resource, seconds = "3600" }: Given) {
+  const { start } = await SERVICES[name]!();
   const port = at ? Number(at) : await freePort();
   const service = await start({
     port,
@@ -247,19 +256,22 @@ async function keep(start: Start, { port: at, origin, resource, seconds = "3600"
 }
 async function driveAll(names: string[]) {
   for (const name of names) {
-    await drive(name, SERVICES[name]!).catch((error: unknown) => {
+    await drive(name).catch((error: unknown) => {
       if (!(error instanceof NotHere)) throw error;
       skipped.push(name);
       console.log(`SKIPPED, because ${error.message}.`);
     }).finally(tidyUp);
   }
   const not = skipped.length > 0 ? `, and NOT TRIED: ${skipped.join(", ")}` : "";
-  console.log(`\n${failed ? `${failed} failed` : "all held"}${not}`);
+  console.log(`\n${failed ? `${failed} failed` : "all rows held"}${not}`);
   process.exit(failed ? 1 : 0);
 }
 
 for (const signal of ["SIGINT", "SIGTERM"]) {
-  process.on(signal, () => void tidyUp().then(() => process.exit(130)));
+  process.on(signal, () => {
+    stopping = true;
+    void tidyUp().then(() => process.exit(130));
+  });
 }
 const text = { type: "string" } as const;
 const { values, positionals } = parseArgs({
@@ -275,7 +287,7 @@ if (!isKnown || (values.keep && names.length > 1)) {
   console.error(`Name one of ${Object.keys(SERVICES).join(", ")}.`);
   process.exit(1);
 }
-const running = values.keep ? keep(SERVICES[names[0]!]!, values) : driveAll(names);
+const running = values.keep ? keep(names[0]!, values) : driveAll(names);
 await running.catch(async (error: Error) => {
   console.error(error.message);
   await tidyUp();
