@@ -60,8 +60,10 @@ export interface App<State extends object = object> {
   empty: State;
   summarize(state: State): string; // one line
   describe(change: ChangedUnit): string; // one change, in words
-  /** What of this state one person alone may have at a time, by name: a slot of a calendar. */
-  claims?(state: State): string[];
+  /** What of this state one person alone may have, of all people: an hour of a calendar, by a name
+   *  of 1 to 200 plain characters. If you add this later, what was kept before is reserved at that
+   *  person's next change, and refused them if somebody has it by then. */
+  reserves?(state: State): string[];
   tools: Record<string, Tool<ToolContext<State>>>;
 }
 
@@ -73,8 +75,8 @@ export interface ToolContext<State extends object = object> {
    *  called again, so it must only compute. */
     change(decide: (state: State) => State): Promise<State>;
   };
-  /** What anybody has claimed, of what begins so: names, and not whose they are. */
-  claimed(prefix: string): Promise<string[]>;
+  /** What anybody has reserved, of what begins so: names, and not whose they are. */
+  reserved(prefix: string): Promise<string[]>;
 }
 
 /** One thing that a change touched: a key of the state or, where the empty state holds an
@@ -623,7 +625,7 @@ function logCall({ log }: Parts, call: Call, outcome: Pick<LogLine, "outcome" | 
 function nameOf(error: unknown) {
   if (error instanceof Fault) return error.message;
   const { name, code, stack } = Object(error) as Partial<Error & { code: string }>;
-  return [name, code, stack?.match(/main\.ts:\d+/)?.[0]].filter(Boolean).join(" ");
+  return [name, code, stack?.match(/[\w-]+\.ts:\d+/)?.[0]].filter(Boolean).join(" ");
 }
 
 /** Plain characters, in so many bytes at most. */
@@ -668,8 +670,8 @@ session. Call begin_session, then repeat this call with the new session key.`);
   const odd = Object.keys(data).find((key) => NOT_STORABLE.test(JSON.stringify(data[key])));
   if (odd) throw new Refusal("arguments", `${odd} takes well-formed text without NUL.`);
 
-  const { claimed } = server.store;
-  const context = { person, keys, memory: memoryOf(server, call), claimed };
+  const { reserved } = server.store;
+  const context = { person, keys, memory: memoryOf(server, call), reserved };
   const result = await withDeadline(arrived + TOOL_MS, () => tool.run(data, context));
   // A field that the menu doesn't promise (a quiz's right answers) never goes out.
   const checked = tool.output.safeParse(result);
@@ -890,7 +892,7 @@ const answer = (status: number, error: string, headers: Record<string, string> =
 /** The whole gateway: a request in, a response out. */
 export function createServer(parts: Parts, mockAuth?: Mounted) {
   const { app, config, store } = parts;
-  const { origin, hostname } = new URL(config.resourceUrl);
+  const { origin: home, hostname } = new URL(config.resourceUrl);
   const recent: LogLine[] = []; // the last lines, for the board
   const log = (line: LogLine) => {
     if (recent.push(line) > 200) recent.shift();
@@ -899,7 +901,7 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
   const all = { ...commonTools(app, store), ...app.tools };
   const tools = new Map<string, Tool<CallContext>>(Object.entries(all));
   const menu = menuOf(tools);
-  const info = infoOf(app, origin);
+  const info = infoOf(app, home);
   const server = { ...parts, log, info, tools, inTurn: queueByPerson() };
   const serveMcp = mcpEndpoint(server, menu, mockAuth);
   const names = ["localhost", "127.0.0.1", "[::1]", hostname];
@@ -915,7 +917,7 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
       case "/.well-known/oauth-protected-resource":
       case "/.well-known/oauth-protected-resource/mcp": return Response.json(metadataOf(parts));
       case "/": return page();
-      case "/favicon.ico": return new Response(Bun.file(`${import.meta.dir}/seed/icon.png`), PNG);
+      case "/favicon.ico": return icon();
       case "/door.json": return Response.json({ ...facts, board });
       case "/board": if (board) return new Response(watch(recent, parts), EVENT_STREAM);
     }
@@ -947,11 +949,11 @@ export function createServer(parts: Parts, mockAuth?: Mounted) {
 }
 
 /** How we are introduced to a host. */
-const infoOf = ({ slug, name, website }: App, origin: string) => ({
+const infoOf = ({ slug, name, website }: App, home: string) => ({
   name: slug,
   title: name,
   version,
-  icons: [{ src: `${origin}/favicon.ico`, mimeType: "image/png" }],
+  icons: [{ src: `${home}/favicon.ico`, mimeType: "image/png" }],
   ...(website && { websiteUrl: website }),
 });
 /** For the page: before sign-in, so nothing about a person. */
@@ -1176,7 +1178,10 @@ connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-a
     headers: { "Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": policy },
   });
 }
-const PNG = { headers: { "Content-Type": "image/png" } };
+async function icon() {
+  const png = await Bun.file(`${import.meta.dir}/seed/icon.png`).bytes();
+  return new Response(png, { headers: { "Content-Type": "image/png" } });
+}
 const EVENT_STREAM = { headers: { "Content-Type": "text/event-stream" } };
 /** The log, from its last lines on. A board looks for new ones itself: the log knows nobody and
  *  waits for nobody, and who falls behind (a tab that sleeps) misses what has gone by. */
@@ -1202,6 +1207,7 @@ const RECEIPT_BYTES = 512 * 1024; // … as long as they are no larger than this
 const WRITE_MS = 1_000; // what a write may take
 const NOT_AGREED = `confirm takes the code that the last call without it gave, once and within \
 five minutes, and nothing may have been saved since. Nothing was erased.`;
+const TAKEN = `Somebody else has that by now, so nothing was changed. Something else may be free.`;
 
 export interface Receipt {
   id: string;
@@ -1305,6 +1311,13 @@ function withReceipt(older: Receipt[], call: Call, changes: ChangedUnit[], undoe
   });
 }
 
+/** @throws Fault for a name that one of the databases would not keep as it is. */
+function reservedBy({ reserves }: App, state: object) {
+  const names = reserves?.(state) ?? [];
+  if (names.every((name) => isPlain(name, 200))) return names;
+  throw new Fault("reserves gave a name that is empty, not plain, or over 200 characters");
+}
+
 /** Gives the next state and, for an undo, the id of the change that it takes back. */
 type Decide = (state: object, receipts: Receipt[]) => [next: object, undoes?: string];
 
@@ -1347,9 +1360,9 @@ function memoryOf({ app, store, inTurn }: Server, call: Call) {
     const changes = changedUnits(app.empty, before, state);
     if (changes.length === 0) return result;
     const receipts = withReceipt(found.receipts, call, changes, undoes);
-    const kept = { state, receipts, claims: app.claims?.(state) };
+    const reserved = reservedBy(app, state);
     checkTime();
-    return (await store.commit(id, found.version, kept)) ? result : undefined;
+    if (await store.commit(id, found.version, { state, receipts }, reserved)) return result;
   });
   return {
     row,
@@ -1380,7 +1393,8 @@ function memoryOf({ app, store, inTurn }: Server, call: Call) {
 // SQLite locally, Postgres in production: the same statements over two small adapters. Each
 // statement stands alone, so there is no transaction to be cut in two: welcome and forget are two
 // statements, and the next call finishes what one left half done. The person comes first
-// everywhere, so forgetting whose data it is does not compile.
+// everywhere, so forgetting whose data it is does not compile. Of two people who reserve the same,
+// the key of one small table decides.
 
 export interface Row {
   memberSince: string | null; // ISO 8601
@@ -1391,7 +1405,6 @@ export interface Row {
    *  ever saved here (a person half made or half erased, or a learner's row). */
   version: string;
 }
-type Next = Pick<Row, "state" | "receipts"> & { claims?: string[] | undefined };
 /** Each statement settles within STORE_MS. */
 export interface Store {
   kind: "sqlite" | "postgres";
@@ -1401,12 +1414,13 @@ export interface Store {
   welcome(personId: string, email: string | null): Promise<void>;
   /** Writes, if the version is still the one seen. False: it isn't, or somebody holds the row,
    *  and nothing was written. A write that arrives late or twice is false by construction.
-   *  @throws Refusal when somebody else has one of the claims: nothing was written, either. */
-  commit(personId: string, versionSeen: string, next: Next): Promise<boolean>;
+   *  @throws Refusal when somebody else has what is to be reserved: nothing was written, either. */
+  commit(personId: string, versionSeen: string, next: Pick<Row, "state" | "receipts">,
+    reserved?: string[]): Promise<boolean>;
   /** Erases, if the version is still the one seen. True if anything was; there may be a rest. */
   forget(personId: string, versionSeen: string): Promise<boolean>;
-  /** What anybody has claimed, of what begins so. */
-  claimed(prefix: string): Promise<string[]>;
+  /** What anybody has reserved, of what begins so. It reads all of it. */
+  reserved(prefix: string): Promise<string[]>;
   /** Does what a visit does, for nobody. @throws if a visit would fail. */
   ping(): Promise<void>;
   close(): Promise<void>;
@@ -1424,53 +1438,52 @@ interface Connection extends Pick<Store, "kind" | "close"> {
   promptly: string;
 }
 
-/** As a learner makes them; what is missing is added. */
+/** The first two as somebody may have made them already; what is missing is added. */
 const TABLES = `
   create table if not exists users (id text primary key, email text);
   create table if not exists user_state (
     user_id text not null references users (id) on delete cascade, state jsonb not null);
   create unique index if not exists user_state_user on user_state (user_id);
-  create table if not exists user_claims (name text primary key,
+  create table if not exists user_reserved (name text primary key,
     user_id text not null references user_state (user_id) on delete cascade);
-  create index if not exists user_claims_user on user_claims (user_id);`;
-/** The table of claims follows its column in the statement that writes it: its key decides. */
-const ON_CLAIMS = `after update on user_state
-  for each row when (old.claims is distinct from new.claims)`;
-const followClaims = (wanted: string) => `begin
-  delete from user_claims where user_id = new.user_id and name not in (${wanted});
-  insert into user_claims select distinct name, new.user_id from (${wanted}) as wanted
-    where name not in (select name from user_claims where user_id = new.user_id);`;
+  create index if not exists user_reserved_user on user_reserved (user_id);`;
+/** A trigger: the table says what the column says, as of the very statement that wrote it. */
+const TRIGGER = `create trigger user_reserved after update on user_state
+  for each row when (old.reserved is distinct from new.reserved)`;
+const copyReserved = (names: string) => `begin
+  delete from user_reserved where user_id = new.user_id;
+  insert into user_reserved select distinct name, new.user_id from (${names}) as names;`;
 const COLUMNS = [
   ["users", "created_at", "timestamptz"],
   ["user_state", "receipts", "jsonb not null default '[]'"],
   ["user_state", "version", "text not null default ''"],
-  ["user_state", "claims", "jsonb not null default '[]'"],
+  ["user_state", "reserved", "jsonb not null default '[]'"],
 ] as const;
 const VISIT = [ // of nobody: it needs every column, and the rights to insert and update
   `insert into users (id, email, created_at)
     select id, email, created_at from users where false
     on conflict (id) do update set email = excluded.email`,
-  `insert into user_state (user_id, state, receipts, version, claims)
-    select user_id, state, receipts, version, claims from user_state where false
+  `insert into user_state (user_id, state, receipts, version, reserved)
+    select user_id, state, receipts, version, reserved from user_state where false
     on conflict (user_id) do update set version = excluded.version`,
+  "insert into user_reserved select name, user_id from user_reserved where false",
 ];
-const TAKEN = "Somebody else has that by now. Nothing was changed.";
-const IS_TAKEN = /unique constraint.*user_claims/i;
+const IS_TAKEN = /^(23505|SQLITE_CONSTRAINT_PRIMARYKEY) .*user_reserved/;
 /** Somebody holds the row or the file, or the person is being erased: nothing was written. */
 const HELD = /^(55P03|23503|SQLITE_BUSY.*|SQLITE_CONSTRAINT_FOREIGNKEY)$/;
 const newVersion = () => randomBytes(12).toString("base64url");
 const fromJson = (value: unknown) => (typeof value === "string" ? JSON.parse(value) : value);
 
-const writer = (query: Connection["query"]) => async (sql: string, values: unknown[]) => {
+const didWrite = (query: Connection["query"]) => async (sql: string, values: unknown[]) => {
   const written = await query(`${sql} returning 1`, values).catch((error) => {
     if (HELD.test(error.code)) return [];
-    throw IS_TAKEN.test(error.message) ? new Refusal("taken", TAKEN) : error;
+    throw IS_TAKEN.test(`${error.code} ${error.message}`) ? new Refusal("taken", TAKEN) : error;
   });
   return written.length > 0;
 };
 /** A store whose tables are right: they are touched only if a visit would fail without. */
 async function openStore({ kind, query, addTables, promptly, close }: Connection): Promise<Store> {
-  const write = writer(query);
+  const write = didWrite(query);
   const ping = async (ms = STORE_MS) => {
     for (const statement of VISIT) await query(statement, [], ms);
   };
@@ -1510,11 +1523,11 @@ async function openStore({ kind, query, addTables, promptly, close }: Connection
         on conflict (user_id) do update set version = excluded.version
         where user_state.version = ''`, [id, newVersion()]);
     },
-    commit: (id, versionSeen, { state, receipts, claims = [] }) =>
-      write(`update user_state set state = $1, receipts = $2, claims = $3, version = $4
+    commit: (id, versionSeen, { state, receipts }, reserved = []) =>
+      write(`update user_state set state = $1, receipts = $2, reserved = $3, version = $4
         where user_id = $5 and version = $6 and ${promptly}`,
-      [state, receipts, claims, newVersion(), id, versionSeen]),
-    claimed: async (prefix) => (await query(`select name from user_claims
+      [state, receipts, reserved, newVersion(), id, versionSeen]),
+    reserved: async (prefix) => (await query(`select name from user_reserved
       where substr(name, 1, length($1)) = $1`, [prefix])).map(({ name }) => name as string),
     async forget(id, versionSeen) {
       const erased = await write(`delete from user_state
@@ -1568,8 +1581,8 @@ export async function sqliteStore(path: string) {
         const has = db.query("select 1 from pragma_table_info($1) where name = $2");
         if (!has.get(table, name)) db.run(`alter table ${table} add column ${name} ${type}`);
       }
-      const follow = followClaims("select value as name from json_each(new.claims)");
-      db.run(`create trigger if not exists user_claims ${ON_CLAIMS} ${follow} end`);
+      const copy = copyReserved("select value as name from json_each(new.reserved)");
+      db.run(`drop trigger if exists user_reserved; ${TRIGGER} ${copy} end`);
     })),
   });
 }
@@ -1644,11 +1657,12 @@ export function postgresStore(databaseUrl: string) {
   const columns = COLUMNS.map(([table, name, type]) =>
     `alter table ${table} add column if not exists ${name} ${type};`);
   // Replicas that start at once take turns, until the end of this one implicit transaction.
-  const follow = followClaims("select jsonb_array_elements_text(new.claims) as name");
+  const copy = copyReserved("select jsonb_array_elements_text(new.reserved) as name");
   const ddl = `select pg_advisory_xact_lock(724301); ${TABLES} ${columns.join(" ")}
-    create or replace function user_claims() returns trigger language plpgsql
-      as $$ ${follow} return null; end $$;
-    create or replace trigger user_claims ${ON_CLAIMS} execute function user_claims();`;
+    create or replace function copy_reserved() returns trigger language plpgsql
+      as $$ ${copy} return null; end $$;
+    drop trigger if exists user_reserved on user_state;
+    ${TRIGGER} execute function copy_reserved();`;
   return openStore({
     kind: "postgres",
     promptly: "(select set_config('lock_timeout', '200ms', true)) is not null",

@@ -60,8 +60,8 @@ const momentOf = (now: Date) => now.toISOString().slice(0, 16).replace("T", " ")
 const whenOf = (slot: string) => slot.replace(/^\S+ /, ""); // sorts as text
 const timeOf = (slot: string) => slot.slice(-5);
 
-async function freeOf(wheel: Wheel, day: string, { claimed }: ToolContext<State>) {
-  const taken = await claimed(`${wheel.id} ${day} `);
+async function freeOf(wheel: Wheel, day: string, { reserved }: ToolContext<State>) {
+  const taken = await reserved(`${wheel.id} ${day} `);
   return slotsOf(wheel, day).filter((slot) => !taken.includes(slot));
 }
 function book({ bookings }: State, slot: string, note: string): State {
@@ -160,7 +160,7 @@ it for you, and nobody else gets it.`,
     reminder: "This is the calendar of this moment; what it doesn't say isn't known here.",
     State,
     empty: { bookings: {} },
-    claims: ({ bookings }) => Object.keys(bookings),
+    reserves: ({ bookings }) => Object.keys(bookings),
     summarize: ({ bookings }) => {
       const toCome = Object.keys(bookings).filter((slot) => whenOf(slot) > momentOf(new Date()));
       const next = toCome.sort((a, b) => (whenOf(a) < whenOf(b) ? -1 : 1));

@@ -439,8 +439,8 @@ test("the second erases everything about the person, and nothing about anybody e
   expect(erased).toEqual({ forgotten: true, reminder: expect.any(String) });
   expect(ada.rows()).toEqual(GONE);
   const tables = db.query("select name from sqlite_master where type = 'table'").values().flat();
-  // One that is added has to be looked into (of claims stores.test.ts says that they go, too).
-  expect(tables).toEqual(["users", "user_state", "user_claims"]);
+  // One that is added has to be looked into (stores.test.ts says that what is reserved goes, too).
+  expect(tables).toEqual(["users", "user_state", "user_reserved"]);
   const left = JSON.stringify(tables.map((table) => db.query(`select * from ${table}`).all()));
   for (const trace of [`|${ada.sub}"`, `canary of ${ada.sub}`, `${ada.sub}@private.example`]) {
     expect(left).not.toContain(trace);

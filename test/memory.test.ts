@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import { z } from "zod";
-import { type App, changedUnits, queueByPerson, type Receipt, tool } from "../main.ts";
+import { type App, changedUnits, queueByPerson, type Receipt, sqliteStore, tool } from "../main.ts";
 import type { ToolContext } from "../main.ts";
 import { type Notebook, sampleApp } from "./sample-app.ts";
 import { gateway, type ToolResult } from "./support.ts";
@@ -388,9 +388,10 @@ test("a tool that writes into the state it was given is kept, with its receipt",
 
 describe("What one person alone may have", () => {
   // The name of a note is one person's, of all people.
-  const app = { ...sampleApp, claims: ({ notes }: Notebook) => Object.keys(notes) };
+  const app = { ...sampleApp, reserves: ({ notes }: Notebook) => Object.keys(notes) };
   const textOf = ({ content }: ToolResult) => content[0]!.text;
-  const TAKEN = "Somebody else has that by now. Nothing was changed.";
+  const TAKEN =
+    "Somebody else has that by now, so nothing was changed. Something else may be free.";
 
   test("is refused to the next in words, with nothing else of their change kept", async () => {
     const { enter, log } = await gateway({ app });
@@ -416,5 +417,27 @@ describe("What one person alone may have", () => {
     const { confirm } = (await ada.use("user_forget_me")).structuredContent!;
     await ada.use("user_forget_me", { confirm });
     expect((await ben.use("user_undo")).isError).toBeUndefined();
+  });
+  test("is reserved at the next change, if it was kept before the app reserved", async () => {
+    const store = await sqliteStore(":memory:");
+    const before = await gateway({ store });
+    const take = { notes: { noon: "mine" } };
+    for (const who of ["ada", "ben"]) await (await before.enter(who)).use("user_write", take);
+    const { enter } = await gateway({ app, store });
+    const [ada, ben] = [await enter("ada"), await enter("ben")];
+    expect((await ada.use("user_write", { mood: "calm" })).isError).toBeUndefined();
+    expect(textOf(await ben.use("user_write", { mood: "calm" }))).toBe(TAKEN);
+    const without = await ben.use("user_write", { mood: "calm", notes: { noon: null } });
+    expect(without.isError).toBeUndefined();
+  });
+  test.each([["empty", ""], ["of 201 characters", "n".repeat(201)], ["a control character", "\t"]])(
+    "has no name that is %s: that is the app's mistake, and nothing is kept", async (_, name) => {
+    const reserves = () => [name];
+    const { enter, log } = await gateway({ app: { ...sampleApp, reserves } });
+    const { use } = await enter();
+    const failed = await use("user_write", { mood: "calm" });
+    expect(textOf(failed)).toContain("can't continue right now");
+    expect(log.at(-1)!.error).toStartWith("reserves gave a name that is empty, not plain");
+    expect((await use("user_get_state")).structuredContent!.state).toEqual(sampleApp.empty);
   });
 });

@@ -144,7 +144,7 @@ describe.each(places)("What is kept in %s", (_, open) => {
     await use(save.tool, save.args);
     const { confirm } = (await use("user_forget_me")).structuredContent!;
     expect((await use("user_forget_me", { confirm })).structuredContent!.forgotten).toBe(true);
-    for (const table of ["users", "user_state", "user_claims"]) {
+    for (const table of ["users", "user_state", "user_reserved"]) {
       expect([table, await place.rows(`select * from ${table}`)]).toEqual([table, []]);
     }
   });

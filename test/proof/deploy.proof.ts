@@ -522,13 +522,13 @@ describe.skipIf(noPublic !== "")(`The role that can do no more than serve${noPub
     await room.stop();
   });
 
-  test("keeps claims", async () => {
+  test("keeps what is reserved", async () => {
     const store = await postgresStore(url);
     await store.welcome("a|b", null);
     const { version } = (await store.read("a|b"))!;
-    const next = { state: {}, receipts: [], claims: ["slot 1"] };
+    const next = { state: {}, receipts: [] };
     expect(await store.commit("a|b", version, next)).toBe(true);
-    expect(await store.claimed("slot")).toEqual(["slot 1"]);
+    expect(await store.reserved("slot")).toEqual(["slot 1"]);
     await store.close();
   });
 
@@ -576,20 +576,20 @@ async function runScript({ kind, url }: Place, sql: string) {
 }
 
 describe.each([["sqlite", ""], ["postgres", noPostgres]])("Another issuer, on %s%s", (kind, no) => {
-  /** People with something kept, and each with a claim. */
+  /** People with something kept, and each with something reserved. */
   async function settled() {
     const place = await (kind === "sqlite" ? sqlitePlace() : postgresPlace(server));
     const store = await place.store();
     for (const id of [`${OLD}ada`, `${OLD}auth0|b%_`, ...OTHERS]) {
       await store.welcome(id, `${id.at(-1)}@example.com`);
       const { version } = (await store.read(id))!;
-      await store.commit(id, version, { state: { is: id }, receipts: [], claims: [`of ${id}`] });
+      await store.commit(id, version, { state: { is: id }, receipts: [] }, [`of ${id}`]);
     }
     const readAll = (...ids: string[]) => Promise.all([...ids, ...OTHERS].map(store.read));
     const tables = () => Promise.all([
       place.rows("select * from users order by id"),
       place.rows("select * from user_state order by user_id"),
-      place.rows<{ user_id: string }>("select * from user_claims order by user_id"),
+      place.rows<{ user_id: string }>("select * from user_reserved order by user_id"),
     ]);
     const close = async () => (await store.close(), place.close());
     return { place, store, readAll, tables, close };
@@ -600,21 +600,21 @@ describe.each([["sqlite", ""], ["postgres", noPostgres]])("Another issuer, on %s
     const before = await readAll(`${OLD}ada`, `${OLD}auth0|b%_`);
     await runScript(place, MOVING);
     expect(await readAll(`${NEW}ada`, `${NEW}auth0|b%_`)).toEqual(before);
-    const [users, states, claims] = await tables();
+    const [users, states, reserved] = await tables();
     expect([users.length, states.length]).toEqual([5, 5]);
     const ids = [`${NEW}ada`, `${NEW}auth0|b%_`, ...OTHERS].sort();
-    expect(claims.map((claim) => claim.user_id).sort()).toEqual(ids);
-    // And they go on: a claim is given up, another is made, and a person is erased with theirs.
-    const change = async (id: string, claims: string[]) => {
+    expect(reserved.map((one) => one.user_id).sort()).toEqual(ids);
+    // And they go on: one reserves something else, and a person is erased with theirs.
+    const change = async (id: string, names: string[]) => {
       const { version } = (await store.read(id))!;
-      expect(await store.commit(id, version, { state: {}, receipts: [], claims })).toBe(true);
+      expect(await store.commit(id, version, { state: {}, receipts: [] }, names)).toBe(true);
     };
     await change(`${NEW}auth0|b%_`, []);
     await change(`${NEW}ada`, ["new"]);
-    expect(await store.claimed(`of ${OLD}`)).toEqual([]);
+    expect(await store.reserved(`of ${OLD}`)).toEqual([]);
     const { version } = (await store.read(`${NEW}ada`))!;
     expect(await store.forget(`${NEW}ada`, version)).toBe(true);
-    expect(await store.claimed("new")).toEqual([]);
+    expect(await store.reserved("new")).toEqual([]);
     await close();
   });
 

@@ -34,7 +34,8 @@ const plain = of("test/plain-calls.test.ts");
 const door = of("test/door.test.ts");
 const memory = of("test/memory.test.ts");
 const stores = of("test/stores.test.ts");
-const claims = of("test/stores.test.ts", "claim");
+const reserved = of("test/stores.test.ts", "reserve");
+const before = of("test/stores.test.ts", "of the last release");
 const held = of("test/stores.test.ts", "row that somebody holds");
 const busy = of("test/stores.test.ts", "another program is writing to");
 const sqlite = of("test/stores.test.ts", "A SQLite file");
@@ -331,26 +332,36 @@ export const MAIN_MUTANTS: Mutant[] = [
   // 9. Stores
   stores("a change over another's, unseen", "where user_id = $5 and version = $6 and",
     "where user_id = $5 and $6 = $6 and"),
-  claims("an hour that two people have", "user_claims (name text primary key,",
-    "user_claims (name text,"),
-  claims("an hour that two people book in SQLite", "db.run(`create trigger if not exists",
-    "void (`create trigger if not exists"),
-  claims("an hour that two people book in Postgres",
-    "create or replace trigger user_claims ${ON_CLAIMS} execute function user_claims();`;", "`;"),
-  claims("a claim that is never let go", "  delete from user_claims where user_id = new.user_id and",
-    "  delete from user_claims where false and"),
-  claims("somebody else's claim let go", "  delete from user_claims where user_id = new.user_id and",
-    "  delete from user_claims where"),
-  claims("a claim that can't be kept", "name not in (select name from user_claims where user_id",
-    "name not in (select '' from user_claims where user_id"),
-  claims("the claim of somebody who was forgotten",
+  reserved("an hour that two people have", "user_reserved (name text primary key,",
+    "user_reserved (name text,"),
+  reserved("an hour that two people book in SQLite",
+    "db.run(`drop trigger if exists user_reserved; ${TRIGGER} ${copy} end`);"),
+  reserved("an hour that two people book in Postgres",
+    "${TRIGGER} execute function copy_reserved();`;", "`;"),
+  reserved("an hour that nobody gets any more",
+    "  delete from user_reserved where user_id = new.user_id;\n"),
+  reserved("an hour that others lose", "  delete from user_reserved where user_id = new.user_id;",
+    "  delete from user_reserved;"),
+  reserved("an hour that is asked for twice", "select distinct name", "select name"),
+  reserved("an hour of somebody who was forgotten",
     "text not null references user_state (user_id) on delete cascade);\n  create index",
     "text not null);\n  create index"),
-  claims("a claim that is written and not kept", "claims = $3, version", "claims = claims, version"),
-  claims("trouble for a claim that is taken", "/unique constraint.*user_claims/i", "/user_claims/i"),
-  claims("a claim that begins alike", "substr(name, 1, length($1)) = $1", "name like $1 || '%'"),
-  memory("an app whose claims nobody keeps",
-    "claims: app.claims?.(state)", "claims: []"),
+  reserved("an hour that is written and not kept", "reserved = $3, version",
+    "reserved = reserved, version"),
+  reserved("any trouble taken for a reserved hour",
+    "/^(23505|SQLITE_CONSTRAINT_PRIMARYKEY) .*user_reserved/", "/user_reserved/"),
+  reserved("something else that is unique, taken for a reserved hour",
+    "/^(23505|SQLITE_CONSTRAINT_PRIMARYKEY) .*user_reserved/",
+    "/^(23505|SQLITE_CONSTRAINT_PRIMARYKEY) /"),
+  reserved("hours that begin alike", "substr(name, 1, length($1)) = $1", "name like $1 || '%'"),
+  before("what the last release kept, without the new column",
+    "receipts, version, reserved from user_state where false", "receipts, version, '[]' \
+from user_state where false"),
+  before("a trigger of another release", "drop trigger if exists user_reserved; ${TRIGGER}",
+    "${TRIGGER.replace('trigger', 'trigger if not exists')}"),
+  memory("an app whose reserved hours nobody keeps", "= reservedBy(app, state);",
+    "= [] as string[]; void reservedBy;"),
+  memory("a name that no database keeps as it is", "isPlain(name, 200)", "true"),
   stores("a save erased that came in between", "where user_id = $1 and version = $2 and",
     "where user_id = $1 and $2 = $2 and"),
   stores("a forgotten person who comes back", `randomBytes(12).toString("base64url")`,
