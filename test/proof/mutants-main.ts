@@ -354,9 +354,9 @@ export const MAIN_MUTANTS: Mutant[] = [
     "/^(23505|SQLITE_CONSTRAINT_PRIMARYKEY) .*user_reserved/",
     "/^(23505|SQLITE_CONSTRAINT_PRIMARYKEY) /"),
   reserved("hours that begin alike", "substr(name, 1, length($1)) = $1", "name like $1 || '%'"),
-  before("what the last release kept, without the new column",
-    "receipts, version, reserved from user_state where false", "receipts, version, '[]' \
-from user_state where false"),
+  before("what the last release kept, without the new column", "version, reserved)\n    select \
+user_id, state, receipts, version, reserved from", "version)\n    select \
+user_id, state, receipts, version from"),
   before("a trigger of another release", "drop trigger if exists user_reserved; ${TRIGGER}",
     "${TRIGGER.replace('trigger', 'trigger if not exists')}"),
   memory("an app whose reserved hours nobody keeps", "= reservedBy(app, state);",
