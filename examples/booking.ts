@@ -1,5 +1,5 @@
 // A booking helper for a pottery studio: a wheel at an hour is one person's, of all people.
-// `claims` says which; the database's own key decides between two who want it at once.
+// `reserves` says which; the database's own key decides between two who want it at once.
 //
 //   $ bun run examples/booking.ts
 //   $ bun run rehearse http://localhost:8000/mcp examples/booking/rehearsal.json
@@ -16,19 +16,28 @@ const text = z.string().trim().min(1);
 const hour = z.int().min(0).max(24);
 const Wheel = z.strictObject({ id: z.string().regex(/^[a-z][a-z0-9-]{0,31}$/), name: text,
   opens: hour, closes: hour });
-const Wheels = z.array(Wheel)
+const Wheels = z.array(Wheel.refine(({ opens, closes }) => opens < closes, "closes as it opens"))
+  .min(1)
   .refine((all) => new Set(all.map(({ id }) => id)).size === all.length, "an id is there twice");
 type Wheel = z.infer<typeof Wheel>;
 
+// A slot is a wheel and an hour, "wheel-1 2030-05-04 10:00". Without the wheel it sorts as text.
+const whenOf = (slot: string) => slot.replace(/^\S+ /, "");
+const timeOf = (slot: string) => slot.slice(-5);
+const momentOf = (now: Date) => now.toISOString().slice(0, 16).replace("T", " ");
+const toCome = (bookings: object) =>
+  Object.keys(bookings).filter((slot) => whenOf(slot) > momentOf(new Date()));
+
 const Day = z.iso.date().describe("a day, such as 2030-05-04");
 const Note = z.string().max(140).describe("what it is for, at most 140 characters");
-/** What is booked, by slot ("wheel-1 2030-05-04 10:00"), each with a note. */
+const MOST = 5; // to come, for one person: to lower it would turn away who has more
+/** What is booked, by slot, each with a note. In here the limit holds for an undo, too. */
 const State = z.strictObject({
   bookings: z.object({}).catchall(Note)
+    .refine((all) => toCome(all).length <= MOST, `takes ${MOST} to come; user_cancel frees one`)
     .refine((all) => Object.keys(all).length <= 100, "takes 100 bookings, past ones among them"),
 });
 type State = z.infer<typeof State>;
-const MOST = 5; // to come, for one person
 
 const instructions = `A pottery studio's calendar: domain_* tools tell the wheels and what is \
 free, user_* tools book and cancel for the person who is here.`;
@@ -50,32 +59,24 @@ function findWheel(wheels: Wheel[], id: string) {
   throw new Refusal("wheel", `No wheel ${JSON.stringify(id.slice(0, 32))}. The ids are \
 ${wheels.map((wheel) => wheel.id).join(", ")}.`);
 }
-/** Every slot of a wheel on a day that has not begun. */
+/** The slots of a wheel on a day, but for those that have begun. */
 export function slotsOf({ id, opens, closes }: Wheel, day: string, now = new Date()) {
   const hours = Array.from({ length: Math.max(0, closes - opens) }, (_, n) => opens + n);
   const slots = hours.map((hour) => `${id} ${day} ${String(hour).padStart(2, "0")}:00`);
   return slots.filter((slot) => whenOf(slot) > momentOf(now));
 }
-const momentOf = (now: Date) => now.toISOString().slice(0, 16).replace("T", " ");
-const whenOf = (slot: string) => slot.replace(/^\S+ /, ""); // sorts as text
-const timeOf = (slot: string) => slot.slice(-5);
 
 async function freeOf(wheel: Wheel, day: string, { reserved }: ToolContext<State>) {
   const taken = await reserved(`${wheel.id} ${day} `);
   return slotsOf(wheel, day).filter((slot) => !taken.includes(slot));
 }
-function book({ bookings }: State, slot: string, note: string): State {
-  const toCome = Object.keys(bookings).filter((one) => whenOf(one) > momentOf(new Date()));
-  if (toCome.length >= MOST && !Object.hasOwn(bookings, slot)) {
-    throw new Refusal("most", `${MOST} bookings to come are the most that one person has. \
-user_cancel frees one.`);
-  }
-  return { bookings: { ...bookings, [slot]: note } };
-}
+/** Booked again without a note, it keeps the one that it has. */
+const book = ({ bookings }: State, slot: string, note = bookings[slot] ?? ""): State =>
+  ({ bookings: { ...bookings, [slot]: note } });
 function cancel({ bookings }: State, slot: string): State {
   if (!Object.hasOwn(bookings, slot)) {
-    throw new Refusal("booking", `There is no such booking of this person's. \
-${Object.keys(bookings).join(", ") || "None"} is what they have.`);
+    const theirs = Object.keys(bookings).join(", ") || "none";
+    throw new Refusal("booking", `No such booking of this person's. Theirs: ${theirs}.`);
   }
   const { [slot]: _, ...rest } = bookings;
   return { bookings: rest };
@@ -109,8 +110,9 @@ const tools = (wheels: Wheel[]) => ({
     input: {
       wheel: wheelId,
       day: Day,
-      time: z.string().regex(/^\d\d:00$/).describe("a full hour in UTC, such as 10:00"),
-      note: Note.default(""),
+      time: z.string().regex(/^\d\d:00$/, "takes a full hour, such as 10:00")
+        .describe("a full hour in UTC, such as 10:00"),
+      note: Note.optional(),
     },
     output: { booked: text, bookings: State.shape.bookings },
     run: async ({ wheel: id, day, time, note }, context: ToolContext<State>) => {
@@ -120,7 +122,7 @@ const tools = (wheels: Wheel[]) => ({
       const { bookings: mine } = await context.memory.read();
       if (!free.includes(slot) && !Object.hasOwn(mine, slot)) {
         const others = free.map(timeOf).join(", ") || "nothing";
-        throw new Refusal("taken", `${slot} is not free. On that day ${others} is.`);
+        throw new Refusal("taken", `${slot} is not free. Free on that day: ${others}.`);
       }
       const state = await context.memory.change((now) => book(now, slot, note));
       return { booked: slot, bookings: state.bookings };
@@ -162,8 +164,7 @@ it for you, and nobody else gets it.`,
     empty: { bookings: {} },
     reserves: ({ bookings }) => Object.keys(bookings),
     summarize: ({ bookings }) => {
-      const toCome = Object.keys(bookings).filter((slot) => whenOf(slot) > momentOf(new Date()));
-      const next = toCome.sort((a, b) => (whenOf(a) < whenOf(b) ? -1 : 1));
+      const next = toCome(bookings).sort((a, b) => (whenOf(a) < whenOf(b) ? -1 : 1));
       return `To come: ${next.join(", ") || "nothing"}.`;
     },
     describe,

@@ -15,23 +15,26 @@ import {
 const text = z.string().trim().min(1);
 const Page = z.strictObject({ id: z.string().regex(/^[a-z][a-z0-9-]{0,31}$/), title: text,
   steps: z.array(text).min(1) });
-const Pages = z.array(Page).refine((pages) =>
+const Pages = z.array(Page).min(1).refine((pages) =>
   new Set(pages.map(({ id }) => id)).size === pages.length, "an id is there twice");
 type Page = z.infer<typeof Page>;
 const Brief = Page.omit({ steps: true });
 
-const Subject = text.max(120).describe("in a few words, 1 to 120 characters");
-const Said = text.max(1_000).describe("in the customer's words, 1 to 1,000 characters");
-const Message = z.strictObject({ at: z.iso.datetime(), text: z.string().max(1_000) });
+const Subject = text.max(120).regex(/^[^\r\n]+$/, "takes one line")
+  .describe("in a few words, one line of 1 to 120 characters");
+const Said = text.max(500).describe("in the customer's words, 1 to 500 characters");
+const Message = z.strictObject({ at: z.iso.datetime(), text: z.string().max(500) });
 const Ticket = z.strictObject({
   subject: z.string().max(120),
   status: z.enum(["open", "closed"]),
-  messages: z.array(Message).max(20, "takes 20 messages; a new ticket has room"),
+  messages: z.array(Message).max(5, "takes 5 messages; a new ticket has room"),
 });
-/** The customer's tickets, by number: t1, t2 and on. */
+const MOST = 20;
+/** The customer's tickets, by number: t1, t2 and on. All of it is told to the model, so it is a
+ *  visit's worth: 50,000 characters at most. */
 const State = z.strictObject({
-  tickets: z.object({}).catchall(Ticket)
-    .refine((all) => Object.keys(all).length <= 50, "takes 50 tickets"),
+  tickets: z.object({}).catchall(Ticket).refine((all) => Object.keys(all).length <= MOST,
+    `takes ${MOST} tickets; closed ones make room`),
 });
 type State = z.infer<typeof State>;
 type Ticket = z.infer<typeof Ticket>;
@@ -69,16 +72,24 @@ function findPage(pages: Page[], id: string) {
 ${pages.map((page) => page.id).join(", ")}.`);
 }
 
+const numberOf = (id: string) => Number(id.slice(1));
+const idsIn = ({ tickets }: State) =>
+  Object.keys(tickets).sort((a, b) => numberOf(a) - numberOf(b));
+const lastIn = (state: State) => idsIn(state).at(-1) ?? "t0";
+/** The state with one more; once it is full, the oldest that is closed makes room. */
+function withNew(state: State, ticket: Ticket): State {
+  const tickets = { ...state.tickets, [`t${numberOf(lastIn(state)) + 1}`]: ticket };
+  const oldest = idsIn(state).find((id) => tickets[id]!.status === "closed");
+  if (oldest && Object.keys(tickets).length > MOST) delete tickets[oldest];
+  return { tickets };
+}
 /** The state with one ticket changed. Nobody else's number can be meant: there are only theirs. */
 function withTicket({ tickets }: State, id: string, change: (ticket: Ticket) => Ticket): State {
   const found = Object.hasOwn(tickets, id) ? tickets[id] : undefined;
-  if (!found) throw new Refusal("ticket", `No ticket ${JSON.stringify(id.slice(0, 32))}. \
-${Object.keys(tickets).join(", ") || "None"} is what this customer has.`);
+  if (!found) throw new Refusal("ticket", `No ticket ${JSON.stringify(id.slice(0, 32))}. This \
+customer's: ${Object.keys(tickets).join(", ") || "none"}.`);
   return { tickets: { ...tickets, [id]: change(found) } };
 }
-/** One more than the highest: not their count, because one may have been taken back. */
-const nextId = ({ tickets }: State) =>
-  `t${Math.max(0, ...Object.keys(tickets).map((id) => Number(id.slice(1)))) + 1}`;
 const now = () => new Date().toISOString();
 
 const ticket = z.string().describe("a ticket's number, such as t1");
@@ -103,17 +114,15 @@ const tools = (pages: Page[]) => ({
   user_open_ticket: tool({
     title: "Open a ticket",
     annotations: WRITES,
-    description: "Opens a ticket for the customer and returns it with its number.",
+    description: `Opens a ticket for the customer and returns it with its number. Of more than \
+${MOST} the oldest closed one goes.`,
     input: { subject: Subject, message: Said },
     output,
     run: async ({ subject, message }, { memory }: ToolContext<State>) => {
-      const messages = [{ at: now(), text: message }];
-      let id = "";
-      const { tickets } = await memory.change((state) => {
-        id = nextId(state);
-        return { tickets: { ...state.tickets, [id]: { subject, status: "open", messages } } };
-      });
-      return { id, ticket: tickets[id]! };
+      const ticket: Ticket = { subject, status: "open", messages: [{ at: now(), text: message }] };
+      const state = await memory.change((before) => withNew(before, ticket));
+      const id = lastIn(state);
+      return { id, ticket: state.tickets[id]! };
     },
   }),
   user_add_message: tool({

@@ -1,16 +1,17 @@
 // What the booking helper is about: an hour at a wheel is one person's, of all people.
 
-import { describe, expect, test } from "bun:test";
+import { afterEach, describe, expect, setSystemTime, test } from "bun:test";
 import {
   gateway, type Place, postgresIsHere, postgresPlace, postgresServer, sqlitePlace, type ToolResult,
 } from "../../test/support.ts";
+import { sqliteStore } from "../../main.ts";
 import { loadApp, slotsOf } from "../booking.ts";
 
 const app = await loadApp();
 const textOf = ({ content }: ToolResult) => content[0]!.text;
 const day = "2099-05-04";
 const at = (time: string) => ({ wheel: "wheel-1", day, time });
-const TAKEN = "Somebody else has that by now. Nothing was changed.";
+const TAKEN = "Somebody else has that by now, so nothing was changed. Something else may be free.";
 
 test("an hour that has begun is no slot any more", () => {
   const wheel = { id: "w", name: "W", opens: 9, closes: 12 };
@@ -45,7 +46,7 @@ describe.each(places)("In %s", (_, open) => {
     const [ada, ben] = [await enter("ada"), await enter("ben")];
     await ada.book("10:00");
     expect(await ben.free()).not.toContain("10:00");
-    expect(textOf(await ben.book("10:00"))).toStartWith(`wheel-1 ${day} 10:00 is not free. On `);
+    expect(textOf(await ben.book("10:00"))).toStartWith(`wheel-1 ${day} 10:00 is not free. `);
     await ada.use("user_undo");
     expect(await ben.free()).toContain("10:00");
     await ada.book("10:00");
@@ -87,12 +88,53 @@ describe.each(places)("In %s", (_, open) => {
   });
 });
 
-test("a sixth booking to come is refused, and one that is there can be booked again", async () => {
+const MOST = "takes 5 to come; user_cancel frees one → at bookings.";
+const times = ["09:00", "10:00", "11:00", "12:00", "13:00"];
+
+test("a sixth booking to come is refused, by whatever way it would come", async () => {
   const { use } = await (await gateway({ app })).enter();
-  const times = ["09:00", "10:00", "11:00", "12:00", "13:00"];
   for (const time of times) await use("user_book", at(time));
-  const sixth = await use("user_book", at("14:00"));
-  expect(textOf(sixth)).toStartWith("5 bookings to come are the most");
-  const again = await use("user_book", { ...at("09:00"), note: "for two" });
-  expect(again.structuredContent!.bookings[`wheel-1 ${day} 09:00`]).toBe("for two");
+  expect(textOf(await use("user_book", at("14:00")))).toBe(MOST);
+  await use("user_cancel", { booking: `wheel-1 ${day} 09:00` });
+  await use("user_book", at("14:00"));
+  const { actions } = (await use("user_list_actions")).structuredContent!;
+  const cancelled = (actions as { id: string; tool: string }[]).find(({ tool }) =>
+    tool === "user_cancel")!;
+  expect(textOf(await use("user_undo", { action_id: cancelled.id }))).toBe(MOST);
+});
+test("a booking that is over does not count", async () => {
+  const store = await sqliteStore(":memory:");
+  const enterAt = async (time: string) => {
+    setSystemTime(new Date(`${day}T${time}:00Z`));
+    return (await (await gateway({ app, store })).enter()).use;
+  };
+  const use = await enterAt("08:00");
+  for (const time of times) await use("user_book", at(time));
+  const later = await enterAt("10:30");
+  expect((await later("user_book", at("14:00"))).isError).toBeUndefined();
+  expect((await later("user_get_state")).structuredContent!.summary).toBe(
+    `To come: ${["11:00", "12:00", "13:00", "14:00"].map((time) =>
+      `wheel-1 ${day} ${time}`).join(", ")}.`);
+});
+afterEach(() => void setSystemTime());
+
+test("booked again it takes another note, and keeps the one that it has", async () => {
+  const { use } = await (await gateway({ app })).enter();
+  const noteOf = async (more: object) =>
+    (await use("user_book", { ...at("09:00"), ...more })).structuredContent!.bookings;
+  for (const note of ["for one", "for two"]) await noteOf({ note });
+  expect(await noteOf({})).toEqual({ [`wheel-1 ${day} 09:00`]: "for two" });
+});
+
+test.each<[string, object, string]>([
+  ["an hour before it opens", { time: "08:00" }, "is not free. Free on that day: 09:00,"],
+  ["the hour in which it closes", { time: "18:00" }, "is not free. Free on that day: 09:00,"],
+  ["a day that is over", { day: "2020-05-04" }, "is not free. Free on that day: nothing."],
+  ["half an hour", { time: "10:30" }, "takes a full hour, such as 10:00 → at time."],
+  ["a day that no month has", { day: "2030-02-30" }, "→ at day."],
+  ["a wheel that isn't there", { wheel: "wheel-9" }, 'No wheel "wheel-9". The ids are wheel-1,'],
+])("%s can't be booked", async (_, wrong, says) => {
+  const { use } = await (await gateway({ app })).enter();
+  expect(textOf(await use("user_book", { ...at("10:00"), ...wrong }))).toContain(says);
+  expect((await use("user_get_state")).structuredContent!.state.bookings).toEqual({});
 });

@@ -38,13 +38,13 @@ test("another customer's ticket is no ticket, whatever its number", async () => 
   for (const name of ["user_close_ticket", "user_add_message"]) {
     const args = name === "user_add_message" ? { id: "t3", message: "hello" } : { id: "t3" };
     expect(textOf(await ben.use(name, args)))
-      .toBe('No ticket "t3". t1 is what this customer has.');
+      .toBe('No ticket "t3". This customer\'s: t1.');
   }
   const { state } = (await ada.use("user_get_state")).structuredContent!;
   expect(state.tickets.t3.messages).toHaveLength(1);
 });
 
-test("a ticket taken back leaves its number to the next, and the others alone", async () => {
+test("a ticket taken back leaves the others their numbers", async () => {
   const { use } = await room.enter("cleo");
   for (const subject of ["one", "two"]) await use("user_open_ticket", { ...scale, subject });
   const { actions } = (await use("user_list_actions")).structuredContent!;
@@ -56,12 +56,33 @@ test("a ticket taken back leaves its number to the next, and the others alone", 
     .toEqual(["three", "two"]);
 });
 
-test("a ticket takes twenty messages, and says what to do then", async () => {
+test("a ticket takes five messages, and says what to do then", async () => {
   const { use } = await room.enter("dora");
   await use("user_open_ticket", scale);
   const add = () => use("user_add_message", { id: "t1", message: "and" });
-  for (let n = 1; n < 20; n++) expect((await add()).isError).toBeUndefined();
-  expect(textOf(await add())).toStartWith("takes 20 messages; a new ticket has room");
+  for (let n = 1; n < 5; n++) expect((await add()).isError).toBeUndefined();
+  expect(textOf(await add())).toStartWith("takes 5 messages; a new ticket has room");
+});
+
+test("of more than twenty tickets the oldest closed one goes; with none closed it says so",
+  async () => {
+  const { use } = await room.enter("fritz");
+  for (let n = 0; n < 20; n++) await use("user_open_ticket", scale);
+  expect(textOf(await use("user_open_ticket", scale)))
+    .toStartWith("takes 20 tickets; closed ones make room");
+  for (const id of ["t7", "t3"]) await use("user_close_ticket", { id });
+  const { id } = (await use("user_open_ticket", scale)).structuredContent!;
+  const { tickets } = (await use("user_get_state")).structuredContent!.state;
+  expect([id, Object.keys(tickets).length, "t3" in tickets, "t7" in tickets])
+    .toEqual(["t21", 20, false, true]);
+});
+
+test("a page that isn't there, and a subject of two lines, are refused in words", async () => {
+  const { use } = await room.enter("gerda");
+  expect(textOf(await use("domain_get_page", { id: "wifi" }))).toBe(
+    'No page "wifi". The ids are zero, battery, units, calibrate, warranty.');
+  const two = await use("user_open_ticket", { ...scale, subject: "one\ntwo" });
+  expect(textOf(two)).toBe("takes one line → at subject.");
 });
 
 test("a receipt says what was done with which ticket", async () => {
