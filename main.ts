@@ -1393,8 +1393,7 @@ function memoryOf({ app, store, inTurn }: Server, call: Call) {
 // SQLite locally, Postgres in production: the same statements over two small adapters. Each
 // statement stands alone, so there is no transaction to be cut in two: welcome and forget are two
 // statements, and the next call finishes what one left half done. The person comes first
-// everywhere, so forgetting whose data it is does not compile. Of two people who reserve the same,
-// the key of one small table decides.
+// everywhere, so forgetting whose data it is does not compile.
 
 export interface Row {
   memberSince: string | null; // ISO 8601
@@ -1419,8 +1418,7 @@ export interface Store {
     reserved?: string[]): Promise<boolean>;
   /** Erases, if the version is still the one seen. True if anything was; there may be a rest. */
   forget(personId: string, versionSeen: string): Promise<boolean>;
-  /** What anybody has reserved, of what begins so. It reads all of it. */
-  reserved(prefix: string): Promise<string[]>;
+  reserved(prefix: string): Promise<string[]>; // by anybody, of what begins so
   /** Does what a visit does, for nobody. @throws if a visit would fail. */
   ping(): Promise<void>;
   close(): Promise<void>;
@@ -1447,7 +1445,7 @@ const TABLES = `
   create table if not exists user_reserved (name text primary key,
     user_id text not null references user_state (user_id) on delete cascade);
   create index if not exists user_reserved_user on user_reserved (user_id);`;
-/** A trigger: the table says what the column says, as of the very statement that wrote it. */
+/** The table says what the column says, by a trigger in the statement: its key decides for one. */
 const TRIGGER = `create trigger user_reserved after update on user_state
   for each row when (old.reserved is distinct from new.reserved)`;
 const copyReserved = (names: string) => `begin
@@ -1468,9 +1466,9 @@ const VISIT = [ // of nobody: it needs every column, and the rights to insert an
     on conflict (user_id) do update set version = excluded.version`,
   "insert into user_reserved select name, user_id from user_reserved where false",
 ];
-const IS_TAKEN = /^(23505|SQLITE_CONSTRAINT_PRIMARYKEY) .*user_reserved/;
+const IS_TAKEN = /^(23505|SQLITE_CONSTRAINT_PRIMARYKEY) .*user_reserved(_pkey|\.name)/;
 /** Somebody holds the row or the file, or the person is being erased: nothing was written. */
-const HELD = /^(55P03|23503|SQLITE_BUSY.*|SQLITE_CONSTRAINT_FOREIGNKEY)$/;
+const HELD = /^(55P03|40P01|23503|SQLITE_BUSY.*|SQLITE_CONSTRAINT_FOREIGNKEY)$/;
 const newVersion = () => randomBytes(12).toString("base64url");
 const fromJson = (value: unknown) => (typeof value === "string" ? JSON.parse(value) : value);
 
@@ -1527,8 +1525,8 @@ async function openStore({ kind, query, addTables, promptly, close }: Connection
       write(`update user_state set state = $1, receipts = $2, reserved = $3, version = $4
         where user_id = $5 and version = $6 and ${promptly}`,
       [state, receipts, reserved, newVersion(), id, versionSeen]),
-    reserved: async (prefix) => (await query(`select name from user_reserved
-      where substr(name, 1, length($1)) = $1`, [prefix])).map(({ name }) => name as string),
+    reserved: (prefix) => query("select name from user_reserved where name between $1 and $2",
+      [prefix, `${prefix}\u{10ffff}`]).then((rows) => rows.map(({ name }) => name as string)),
     async forget(id, versionSeen) {
       const erased = await write(`delete from user_state
         where user_id = $1 and version = $2 and ${promptly}`, [id, versionSeen]);
@@ -1658,7 +1656,8 @@ export function postgresStore(databaseUrl: string) {
     `alter table ${table} add column if not exists ${name} ${type};`);
   // Replicas that start at once take turns, until the end of this one implicit transaction.
   const copy = copyReserved("select jsonb_array_elements_text(new.reserved) as name");
-  const ddl = `select pg_advisory_xact_lock(724301); ${TABLES} ${columns.join(" ")}
+  const tables = TABLES.replace("name text", 'name text collate "C"'); // it sorts by bytes
+  const ddl = `select pg_advisory_xact_lock(724301); ${tables} ${columns.join(" ")}
     create or replace function copy_reserved() returns trigger language plpgsql
       as $$ ${copy} return null; end $$;
     drop trigger if exists user_reserved on user_state;

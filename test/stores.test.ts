@@ -427,6 +427,14 @@ describe.skipIf(!postgresIsHere)("A Postgres", () => {
     return { role, open: () => postgresStore(url) };
   }
 
+  test("sorts what is reserved by bytes, whatever the language of the database", async () => {
+    const { place } = await at();
+    const [row] = await place.rows<{ collname: string }>(`select collname from pg_attribute
+      join pg_collation c on c.oid = attcollation
+      where attrelid = 'user_reserved'::regclass and attname = 'name'`);
+    expect(row!.collname).toBe("C");
+  });
+
   test("role that may select, insert, update and delete alone starts when the tables are right",
     async () => {
     const { place } = await at();

@@ -1,6 +1,7 @@
 // `bun run mutants`: takes a line out of a copy of main.ts or mock-auth.ts, one at a time, and runs
 // the tests that hold it. Every mutant has to die, by a test that says so. The table goes into
-// TESTING.md (`--check`: only compares). A word as an argument picks the rows that contain it.
+// TESTING.md (`--check`: only compares). A word as an argument picks the rows that contain it, and
+// shows them: what was taken out, and which test noticed.
 
 import { mkdtempSync, rmSync } from "node:fs";
 import { chmod, cp, mkdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
@@ -147,6 +148,12 @@ if (!check && !word) {
   await writeFile(join(ROOT, "TESTING.md"), next);
 }
 if (rows.length === 0) problems.push(`no row says ${word}`);
+if (word) {
+  for (const row of killers.keys()) {
+    console.log(`${row.attack}\n  without   ${row.file}: ${row.from.trim()}`);
+    console.log(`  noticed   ${row.tests}: ${killers.get(row)}`);
+  }
+}
 console.log(`${rows.length} mutants, ${killers.size} dead`);
 for (const problem of problems) console.log(`  ${problem}`);
 process.exit(problems.length > 0 ? 1 : 0);
