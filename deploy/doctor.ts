@@ -1,6 +1,6 @@
-// `bun run deploy/doctor.ts URL`: comes to a remote MCP server as Claude, ChatGPT, Cursor or VS
-// Code do, ours or anybody's, and prints a line a step; under what is wrong stands the way out.
-// It ends with code 1 when something failed.
+// `bun run doctor URL`: comes to a remote MCP server as Claude, ChatGPT, Cursor or VS Code do, ours
+// or anybody's, and prints a line a step; under what is wrong stands the way out. It ends with code
+// 1 when something failed.
 //
 //   … URL              as far as one comes without signing in (to a gateway of this machine with
 //                      its mock-auth.ts: all the way)
@@ -91,9 +91,13 @@ class Visit {
   constructor(readonly url: string, readonly at: URL, readonly options: Options) {
     this.resource = url;
   }
-  /** What the server calls itself, right or wrong. */
+  /** What the server calls itself, right or wrong: if that is another place, it is asked for no
+   *  token. A server can call itself what it likes, and would be brought the tokens of others. */
   get ownName() {
-    return text(this.metadata?.resource) || this.url;
+    const own = URL.parse(text(this.metadata?.resource));
+    const isKin = own?.host === this.at.host
+      || (own && isHere(own) && isHere(this.at) && own.port === this.at.port);
+    return isKin ? text(this.metadata?.resource) : this.url;
   }
   keep(secret: string): string {
     if (secret.length > 3) this.secrets.add(secret);
@@ -101,9 +105,9 @@ class Visit {
   }
   /** What a server says could turn a terminal's text around, or tell a secret back. */
   private plain(words: string): string {
-    const hidden = [...this.secrets].reduce((all, one) => all.replaceAll(one, "(hidden)"), words);
-    const line = hidden.replace(/eyJ[\w-]{8,}[\w.-]*/g, "(a token)").replace(/\s+/g, " ");
-    const seen = line.replace(/\p{C}/gu, "");
+    const line = words.replace(/\s+/g, " ").replace(/\p{C}/gu, "");
+    const hidden = [...this.secrets].reduce((all, one) => all.replaceAll(one, "(hidden)"), line);
+    const seen = hidden.replace(/eyJ[\w-]{8,}[\w.-]*/g, "(a token)");
     return seen.length > 400 ? `${seen.slice(0, 399)}…` : seen;
   }
   private add(outcome: Line["outcome"], step: string, says: string, fix: string): void {
@@ -140,8 +144,9 @@ interface Answer {
 /** Over http anybody on the way reads along; and nobody far away sends us into this machine. */
 function isSafe({ at }: Visit, url: unknown): boolean {
   const target = URL.parse(text(url));
+  if (target && isHere(target) && !isHere(at)) return false;
   return target?.protocol === "https:"
-    || (target?.protocol === "http:" && isHere(target) && isHere(at));
+    || (target?.protocol === "http:" && isHere(target));
 }
 
 /** @throws Trouble, when nothing came that could be read. */
@@ -155,7 +160,9 @@ async function ask(visit: Visit, step: string, url: string, init: RequestInit = 
   try {
     // Who sends us elsewhere is not followed: a token or a code could go along.
     const signal = AbortSignal.timeout(timeout);
-    const response = await fetch(target, { ...init, redirect: "manual", signal });
+    const headers = { "accept-encoding": "identity", ...init.headers }; // 32 KB may unpack to 2 GB
+    const options = { ...init, headers, redirect: "manual", signal, decompress: false } as const;
+    const response = await fetch(target, options);
     const answer = await read(response, init.method);
     const took = performance.now() - started;
     if (took > 0.3 * timeout) {
@@ -269,7 +276,10 @@ export async function diagnose(url: string, options: Options = {}): Promise<Line
     try {
       await step(visit, listener);
     } catch (error) {
-      if (!(error instanceof Trouble)) throw error;
+      if (!(error instanceof Trouble)) { // what came had a form that nobody thought of
+        visit.fail(step.name, String(error), "the server answers with something that is very odd");
+        continue;
+      }
       visit.fail(error.step, error.message, error.fix);
       if (!(error instanceof Stop)) continue;
       visit.skip("the rest", "mend that first");
@@ -762,6 +772,12 @@ async function signIn(visit: Visit, { came }: Listener): Promise<void> {
     return visit.fail("sign-in", why, "try again; the sign-in service's log knows more");
   }
   const iss = back.get("iss") ?? "";
+  // Else an issuer could name another's page for us to sign in on, and get the code of there.
+  const authorizesAt = URL.parse(text(service?.authorization_endpoint))?.origin;
+  if (!iss && authorizesAt !== URL.parse(issuer)?.origin) {
+    return visit.fail("sign-in", `a code came from ${authorizesAt}, without iss: it is not used`,
+      "let the service send its issuer along with the code (RFC 9207)");
+  }
   if (iss ? iss !== issuer : service?.authorization_response_iss_parameter_supported === true) {
     return visit.fail("sign-in", `iss is ${iss || "missing"} instead of ${issuer}`,
       "the service has to send its issuer along with the code (RFC 9207)");
@@ -800,7 +816,7 @@ async function swap(visit: Visit, step: string, fields: Record<string, string>) 
 
 /** What the server is going to check. */
 async function readToken(visit: Visit): Promise<void> {
-  const { token, url, at, ownName, issuer, keys, clockAhead } = visit;
+  const { token, url, ownName, issuer, keys, clockAhead } = visit;
   if (!token) return;
   let claims, header;
   try {
@@ -810,11 +826,8 @@ async function readToken(visit: Visit): Promise<void> {
       "main.ts takes JWTs: switch them on at the sign-in service");
   }
   const { aud, iss, exp = 0, iat = 0 } = claims;
-  // A server can call itself what it likes, and would be brought the tokens of others.
-  const own = URL.parse(ownName) ?? at;
-  const isKin = own.host === at.host || (isHere(own) && isHere(at));
-  const isFor = [aud].flat().some((one) => one === url || (isKin && one === ownName));
-  visit.isStray = !isFor && Boolean(visit.options.token);
+  const isFor = [aud].flat().some((one) => one === url || one === ownName);
+  visit.isStray = !isFor && !visit.isMinted;
   visit.demand("token audience", isFor, [aud].flat().join(", "),
     `aud is ${JSON.stringify(aud) ?? "missing"} instead of ${url}`,
     "let the sign-in service put this URL into aud (an API, resource or audience setting there)");
@@ -870,7 +883,8 @@ async function speak2025(visit: Visit): Promise<void> {
       return visit.fail(step, `refuses the token: ${why}`, "its log says why");
     }
     if (!opened.result) {
-      visit.fail(step, `initialize: ${reasonIn(opened)}, no result`, NO_KEYS);
+      visit.fail(step, `initialize: ${reasonIn(opened)}, no result`,
+        [404, 405].includes(opened.status) ? adviceFor(opened) : NO_KEYS);
       continue;
     }
     visit.isIn = true;
@@ -1016,7 +1030,7 @@ function readCommand() {
   } catch {
     // an option that is not known
   }
-  console.error("Which server? bun run deploy/doctor.ts https://host/mcp [--sign-in | --token T]");
+  console.error("Which server? bun run doctor https://host/mcp [--sign-in | --token T]");
   return process.exit(2);
 }
 

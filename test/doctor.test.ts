@@ -228,6 +228,7 @@ describe("Getting in", () => {
   });
 });
 
+const stray = await sign({ aud: "http://localhost:1/mcp" });
 describe("Signing in", () => {
   const signIn = (fault?: Fault, alter?: (back: URL) => void) => new Promise<Line[]>((resolve) => {
     const open = (link: string) => void pressAllow(link, alter);
@@ -248,6 +249,32 @@ describe("Signing in", () => {
     ["a refusal", (back) => back.searchParams.set("error", "access_denied"), /try again/],
   ])("%s ends it", (_, alter, fix) =>
     expectOdd(signIn(undefined, alter), ["FAIL sign-in", ...NO_TOKEN], fix));
+  test("no iss, from a page of another service: its code is not used", async () => {
+    const elsewhere = changes(SERVICE, (it) => {
+      const own = String(it.authorization_endpoint);
+      it.authorization_endpoint = own.replace("localhost", "127.0.0.1");
+      it.authorization_response_iss_parameter_supported = false;
+    });
+    const without = (back: URL) => back.searchParams.delete("iss");
+    const lines = await signIn(elsewhere, without);
+    expect(lines.find(({ step }) => step === "sign-in")).toMatchObject({
+      outcome: "FAIL", says: expect.stringContaining("without iss: it is not used"),
+    });
+    expect(lines.map(({ step }) => step)).not.toContain("code for a token");
+  });
+  test("for another server brings its token to nobody", async () => {
+    const came: string[] = [];
+    const victim = `http://localhost:1/mcp`;
+    const lines = await signIn(async (request, forward) => {
+      came.push(request.headers.get("authorization") ?? "");
+      const fault = changes(METADATA, (it) => { it.resource = victim; });
+      const isToken = request.method === "POST" && request.url.endsWith("/token");
+      return isToken ? Response.json({ access_token: stray, token_type: "Bearer" })
+        : fault(request, forward);
+    });
+    expect(oddIn(lines)).toContain("FAIL token audience");
+    expect(came).not.toContain(`Bearer ${stray}`);
+  });
   test("without a client there is none", async () => {
     const odd = oddIn(await signIn(changes(SERVICE, (it) => { delete it.registration_endpoint; })));
     expect(odd).toEqual([...NO_CLIENT, "skipped sign-in", ...NO_TOKEN]);
@@ -393,7 +420,8 @@ describe("What it does not do", () => {
       for (const secret of [sent, ...new URLSearchParams(form).values()]) {
         if (/^(eyJ|made-up)/.test(secret)) said.add(secret);
       }
-      const error = `\u001b[2J${"no ".repeat(80)}${sent} ${form}`;
+      const spaced = [...sent].join("\u200b"); // looks the same on a screen
+      const error = `\u001b[2J${"no ".repeat(40)}${spaced} ${sent} ${form}`;
       return sent || form ? Response.json({ error }, { status: 401 }) : undefined;
     };
     const lines = await visit(echo, { token });
@@ -404,6 +432,25 @@ describe("What it does not do", () => {
     expect(shown).not.toMatch(/\\u001b|eyJ/);
     expect(shown).toContain("(hidden)");
   });
+});
+
+test.each<[string, Fault, string]>([
+  ["a text that can't be made", changes(SERVICE, (it) => {
+    it.response_types_supported = { toString: 1, valueOf: 1 };
+  }), "readService"],
+  ["a key that is no text", answers("GET /mock-auth/jwks.json", () =>
+    Response.json({ keys: [{ kty: { toString: 1 } }] })), "readKeys"],
+])("%s is a FAIL, and the walk goes on", async (_, fault, step) => {
+  const lines = await visit(fault);
+  expect(oddIn(lines)).toContain(`FAIL ${step}`);
+  expect(lines.map((line) => line.step)).toContain("tool names");
+});
+test("what was packed is not unpacked: a few bytes could be gigabytes", async () => {
+  const packed = Bun.gzipSync(Buffer.from(JSON.stringify({ keys: [] })));
+  const headers = { "content-type": "application/json", "content-encoding": "gzip" };
+  const lines = await visit(answers("GET /mock-auth/jwks.json", () =>
+    new Response(packed, { headers })));
+  expect(oddIn(lines)).toContain("FAIL signing keys");
 });
 
 describe("The way to it", () => {

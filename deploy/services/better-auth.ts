@@ -22,9 +22,10 @@ function settings({ origin, resource, elsewhere, scopes, seconds }: Options) {
     // clients require https redirect URIs". The older client doesn't, and so do not most apps.
     hooks: {
       before: createAuthMiddleware(async ({ path, body }) => {
-        if (path !== "/oauth2/register" || body.application_type) return;
+        if (path !== "/oauth2/register" || body?.application_type) return;
         const isLocal = (uri: unknown) => /^http:\/\/(localhost|127\.|\[::1\])/.test(String(uri));
-        if (!body.redirect_uris?.some(isLocal)) return;
+        const uris: unknown = body?.redirect_uris;
+        if (!Array.isArray(uris) || !uris.some(isLocal)) return;
         return { context: { body: { ...body, application_type: "native" } } };
       }),
     },
@@ -57,20 +58,22 @@ export const start: Start = async (options) => {
   const auth = betterAuth(config);
   const issuer = `${options.origin}/api/auth`;
 
-  /** Calls Better Auth as one of its own pages does. */
-  async function send(path: string, cookie: string, body: object) {
-    const headers = { "content-type": "application/json", origin: options.origin, cookie };
+  /** Passes on what a form was filled with. Whose page it was is for Better Auth to check: with an
+   *  origin of our making, a page elsewhere could press Allow. */
+  async function send(path: string, { headers: from }: Request, body: object) {
+    const [origin, cookie] = [from.get("origin") ?? "null", from.get("cookie") ?? ""];
+    const headers = { "content-type": "application/json", origin, cookie };
     return auth.handler(new Request(`${issuer}${path}`, {
       method: "POST", headers, body: JSON.stringify(body),
     }));
   }
   /** What a form of ours was filled with. The answer says where to go on, or what is wrong. */
-  async function submit({ oauth_query, name = "", password, accept }: Filled, cookie: string) {
-    if (accept) return send("/oauth2/consent", cookie, { accept: accept === "yes", oauth_query });
+  async function submit({ oauth_query, name = "", password, accept }: Filled, from: Request) {
+    if (accept) return send("/oauth2/consent", from, { accept: accept === "yes", oauth_query });
     const email = name.includes("@") ? name : emailOf(name);
-    const known = await send("/sign-in/email", cookie, { email, password, oauth_query });
+    const known = await send("/sign-in/email", from, { email, password, oauth_query });
     if (known.status !== 401) return known;
-    return send("/sign-up/email", cookie, { name, email, password, oauth_query });
+    return send("/sign-up/email", from, { name, email, password, oauth_query });
   }
   async function pages(request: Request) {
     const { pathname, search } = new URL(request.url);
@@ -78,7 +81,7 @@ export const start: Start = async (options) => {
     if (!form) return auth.handler(request); // also what is under /.well-known
     if (request.method !== "POST") return page(form, search.slice(1));
     const filled: Filled = Object.fromEntries(new URLSearchParams(await request.text()));
-    const answer = await submit(filled, request.headers.get("cookie") ?? "");
+    const answer = await submit(filled, request);
     const { url, message } = await answer.json() as { url?: string; message?: string };
     if (!url) return page(form, filled.oauth_query ?? "", message ?? "That did not work.");
     const headers = new Headers({ location: url });
@@ -124,5 +127,10 @@ function page(form: string, query: string, problem = "") {
 <meta name="viewport" content="width=device-width"><form method="post">
 ${form}<p>${Bun.escapeHTML(problem)}</p><dl>${facts.join("")}</dl>
 <input type="hidden" name="oauth_query" value="${Bun.escapeHTML(query)}"></form></html>`;
-  return new Response(html, { headers: { "content-type": "text/html; charset=utf-8" } });
+  return new Response(html, {
+    headers: {
+      "content-type": "text/html; charset=utf-8",
+      "content-security-policy": "frame-ancestors 'none'",
+    },
+  });
 }

@@ -51,7 +51,8 @@ export async function signIn(authorizeUrl: string, answers: Record<string, strin
   let init: RequestInit = {};
   for (let step = 0; step < 15; step++) {
     const cookie = [...cookies].map((pair) => pair.join("=")).join("; ");
-    const headers = { accept: "text/html", ...(cookie && { cookie }) };
+    const origin = init.method === "POST" && new URL(url).origin; // as a browser tells it
+    const headers = { accept: "text/html", ...(cookie && { cookie }), ...(origin && { origin }) };
     const response = await fetch(url, { ...init, headers, redirect: "manual" });
     for (const line of response.headers.getSetCookie()) keep(cookies, line);
     const location = response.headers.get("location");
