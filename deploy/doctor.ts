@@ -5,7 +5,7 @@
 //   … URL              as far as one comes without signing in (to a gateway of this machine with
 //                      its mock-auth.ts: all the way)
 //   … URL --sign-in    through your browser, as a person does
-//   TOKEN=… … URL      with an access token that you have (--token T works, and shows it to `ps`)
+//   TOKEN=… … URL      with an access token that you have (--token T works; `ps` shows it)
 //
 // What is said of main.ts is true of the gateway in this repository, the rest of any server.
 // A certificate of your own is trusted by NODE_EXTRA_CA_CERTS=ca.pem. Registering leaves up to four
@@ -225,7 +225,7 @@ const NETWORK: Record<string, [says: string, fix: string]> = {
   ERR_TLS_CERT_ALTNAME_INVALID: ["its certificate is for another host name",
     "get one that names this host, or paste the name that it is for"],
   DEPTH_ZERO_SELF_SIGNED_CERT: ["its certificate is self-signed", CHAIN],
-  SELF_SIGNED_CERT_IN_CHAIN: ["its certificate is self-signed", CHAIN],
+  SELF_SIGNED_CERT_IN_CHAIN: ["its certificate is of an authority that nobody knows", CHAIN],
   UNABLE_TO_VERIFY_LEAF_SIGNATURE: ["its certificate's issuer is not known", CHAIN],
   UNABLE_TO_GET_ISSUER_CERT_LOCALLY: ["its certificate's issuer is not known", CHAIN],
 };
@@ -262,7 +262,8 @@ function difference(came: string, wanted: string): string {
 // In the order of a host app. Each of these says its lines; what it learns is in the visit.
 
 const WALK = [
-  checkUrl, knock, knockByGet, askForCors, bringMadeUpToken, // the door
+  checkUrl, knock, knockAsOthers, knockByGet, // the door
+  askForHealth, askForCors, bringMadeUpToken,
   readMetadata, readService, readKeys, bringForgedToken, // what anybody may see
   register, openSignInPage, openByDocument, getToken, readToken, // getting in
   speak2025, speak2026, readTools, bringWrongToken, useGate, // inside
@@ -340,7 +341,11 @@ async function knock(visit: Visit): Promise<void> {
   visit.ok("reach", at.protocol === "https:" ? "answers, by TLS" : "answers");
   if (answer.status !== 401) {
     visit.refusal = answer.status;
-    visit.fail("POST without a token", `${reasonIn(answer)} instead of 401`, adviceFor(answer));
+    const says = `${reasonIn(answer)} instead of 401`;
+    if ([502, 504].includes(answer.status)) { // what follows would be the proxy's
+      throw new Stop("POST without a token", says, adviceFor(answer));
+    }
+    visit.fail("POST without a token", says, adviceFor(answer));
     visit.skip("WWW-Authenticate", "it comes with the 401");
   } else {
     visit.ok("POST without a token", "401");
@@ -350,18 +355,19 @@ async function knock(visit: Visit): Promise<void> {
   if (Number.isNaN(date)) return visit.skip("clock", "there is no Date header to compare");
   visit.clockAhead = Math.round((date - Date.now()) / 1000);
   const seconds = Math.abs(visit.clockAhead);
-  visit.demand("clock", seconds <= 30, "agrees with this machine's",
+  visit.demand("clock", seconds <= 30, "agrees with this machine's (a proxy's may be what is seen)",
     `${seconds} s ${visit.clockAhead > 0 ? "ahead of" : "behind"} this machine's`,
     "set both by NTP: by a wrong clock good tokens are over, or not yet good");
 }
 function adviceFor({ status, headers, isHtml }: Answer): string {
   if (headers.has("location")) return "paste where it leads, or let it answer here: a POST stays";
   if (isHtml && status < 500) {
-    return "a bot filter or a login page is in front: let what comes to this path through";
+    return "a bot filter or a login is in front: let what comes to this path through without it";
   }
   if (status < 300) return "apps sign in on a 401 alone: switch it on (main.ts: no AUTH_DISABLED)";
   switch (status) {
-    case 403: return "a firewall? main.ts says so to a Host that RESOURCE_URL does not name";
+    case 403: return "main.ts says so to a Host that its RESOURCE_URL does not name (does the \
+proxy pass Host on?); else it is a firewall";
     case 404: return "check the path: that of main.ts is /mcp";
     case 405: return "check the path: this one takes no POST";
     case 429: return "wait a minute: that is its rate limit";
@@ -386,6 +392,26 @@ function checkChallenge(visit: Visit, challenge: string): void {
 const knownPath = ({ origin, pathname }: URL) =>
   `${origin}/.well-known/oauth-protected-resource${pathname.replace(/\/$/, "")}`;
 
+/** A filter may let through what is not known to be a robot, or what is. */
+async function knockAsOthers(visit: Visit): Promise<void> {
+  const step = "as Claude, ChatGPT";
+  const wanted = visit.refusal || 401;
+  const refused: string[] = [];
+  for (const agent of ["Claude-User", "openai-mcp/1.0.0"]) {
+    const message = post("initialize", hello(LATEST), "", { "user-agent": agent });
+    const answer = await ask(visit, step, visit.url, message);
+    if (answer.status !== wanted) refused.push(`${agent}: ${reasonIn(answer)}`);
+  }
+  visit.demand(step, refused.length === 0, "the same to their user agents", refused.join("; "),
+    "a bot filter is in front: let what comes to this path through, whoever it says it is");
+}
+/** Where it says how it is, as ours does. */
+async function askForHealth(visit: Visit): Promise<void> {
+  const { status, json } = await ask(visit, "/health", `${visit.at.origin}/health`);
+  if (text(json?.status) === "") return;
+  visit.demand("/health", status === 200, text(json?.status), `${status} (${json?.status})`,
+    "its store can't do what a visit needs: look at DATABASE_URL and the log");
+}
 /** What some apps begin with. */
 async function knockByGet(visit: Visit): Promise<void> {
   const step = "GET without a token";
@@ -425,7 +451,8 @@ async function bringMadeUpToken(visit: Visit): Promise<void> {
   }
   const isNamed = /error="?invalid_token/.test(answer.headers.get("www-authenticate") ?? "");
   visit.advise(step, isNamed, "401 invalid_token", "401, without invalid_token",
-    'add error="invalid_token" to WWW-Authenticate: apps then fetch a new one');
+    'add error="invalid_token" to WWW-Authenticate, by which apps fetch a new one (if it is \
+there: does a proxy take Authorization out?)');
 }
 
 // ---- What anybody may see ----
@@ -567,7 +594,7 @@ async function readKeys(visit: Visit): Promise<void> {
   if (usable.length === 0) {
     return visit.fail(step, `none of ${keys.length} signs by ${ALGORITHMS.join(", ")}`, fix);
   }
-  visit.keys = { keys };
+  visit.keys = { keys: usable };
   const algorithms = new Set(usable.map(({ alg, kty }) => alg ?? kty));
   visit.advise(step, usable.every(({ kid }) => kid), [...algorithms].join(", "),
     "one has no kid", "give each key one: by that a new key is noticed");
@@ -575,7 +602,7 @@ async function readKeys(visit: Visit): Promise<void> {
 
 /** Right in all that can be read, and signed by nobody: it opens what only reads a token. */
 async function bringForgedToken(visit: Visit): Promise<void> {
-  const { url, issuer, keys } = visit;
+  const { url, issuer, keys, service } = visit;
   const step = "forged token";
   if (!issuer) return;
   const now = Math.floor(Date.now() / 1000);
@@ -588,7 +615,8 @@ async function bringForgedToken(visit: Visit): Promise<void> {
   const { status } = await ask(visit, step, url, message);
   if (status === visit.refusal) return visit.skip(step, `${status}, as above`);
   visit.demand(step, status === 401, "401", `${status} instead of 401`,
-    status < 300 ? "ANYBODY GETS IN, AS ANYBODY: check the signature of each token" : NO_KEYS);
+    status < 300 ? "ANYBODY GETS IN, AS ANYBODY: check the signature of each token"
+      : `${NO_KEYS}${service ? ` It has to be ${service.jwks_uri}` : ""}`);
 }
 const NO_KEYS = "see its log: has it no keys to check a token with? (main.ts: AUTH_JWKS_URL)";
 
@@ -599,17 +627,20 @@ async function register(visit: Visit): Promise<void> {
   const { service, metadata, challenge } = visit;
   const named = /\bscope="([^"]*)"/.exec(challenge)?.[1]?.split(" ");
   const scopes = new Set(named ?? list(metadata?.scopes_supported).map(text));
-  if (list(service?.scopes_supported).includes("offline_access")) scopes.add("offline_access");
-  visit.scope = [...scopes].join(" "); // what most apps ask for
+  visit.scope = [...scopes].join(" ");
   const endpoint = text(service?.registration_endpoint);
   if (!endpoint) return visit.skip("register", "no registration is known");
   const own = { "this machine": [visit.callback] };
   for (const [app, redirects] of Object.entries({ ...own, ...REDIRECTS })) {
-    const client = await registerOne(visit, `register ${app}`, endpoint, redirects);
+    const client = await registerOne(visit, app, endpoint, redirects);
     if (app in own) visit.client = client;
   }
+  // Apps register without it, and ask for it: so does Claude Code.
+  if (list(service?.scopes_supported).includes("offline_access")) scopes.add("offline_access");
+  visit.scope = [...scopes].join(" ");
 }
-async function registerOne(visit: Visit, step: string, url: string, redirect_uris: string[]) {
+async function registerOne(visit: Visit, app: string, url: string, redirect_uris: string[]) {
+  const step = `register ${app}`;
   const answer = await ask(visit, step, url, {
     method: "POST",
     headers: { "content-type": "application/json", accept: "application/json" },
@@ -628,9 +659,14 @@ async function registerOne(visit: Visit, step: string, url: string, redirect_uri
   const kept = list(answer.json?.redirect_uris ?? redirect_uris);
   const lost = redirect_uris.filter((uri) => !kept.includes(uri));
   const isTaken = answer.status < 300 && text(client_id) !== "";
-  visit.demand(step, isTaken && lost.length === 0, 'a client "doctor" is left there',
-    isTaken ? `not with ${lost.join(", ")}` : `refused: ${reasonIn(answer)}`,
-    `the sign-in service has to let apps register with ${redirect_uris.join(", ")}`);
+  const isRight = isTaken && lost.length === 0;
+  const says = isTaken ? `not with ${lost.join(", ")}` : `refused: ${reasonIn(answer)}`;
+  const scope = visit.scope && ` and the scopes ${visit.scope} (main.ts: AUTH_SCOPES)`;
+  const fix = `it has to let apps register with ${redirect_uris.join(", ")}${scope}`;
+  if (/ChatGPT|Cursor/.test(app)) { // some services take no redirect like theirs, however set
+    visit.advise(step, isRight, 'a client "doctor" is left there', says,
+      `${fix}; or else that app stays out`);
+  } else visit.demand(step, isRight, 'a client "doctor" is left there', says, fix);
   return isTaken ? answer.json : undefined;
 }
 
@@ -694,6 +730,7 @@ async function openSignInPage(visit: Visit): Promise<void> {
 async function openByDocument(visit: Visit): Promise<void> {
   const { service, issuer, options: { clientDocument: client_id = CLAUDE_CODE } } = visit;
   const documents = service?.client_id_metadata_document_supported === true;
+  if (!documents && visit.client) return; // apps register: nobody misses them
   if (!documents || !isSafe(visit, service?.authorization_endpoint)) {
     return visit.skip("client as a document", "no service that reads them is known");
   }
@@ -869,6 +906,8 @@ async function listTools(visit: Visit, step: string, headers: object, params = {
   return undefined;
 }
 
+const REFUSED = "its log names the check. If the lines above are ok, it is its clock, or (main.ts) \
+AUTH_ISSUER, AUTH_JWKS_URL or AUTH_SCOPES";
 /** With a handshake. */
 async function speak2025(visit: Visit): Promise<void> {
   if (!visit.token || visit.isStray) {
@@ -880,7 +919,7 @@ async function speak2025(visit: Visit): Promise<void> {
     const opened = await call(visit, step, "initialize", hello(version), {});
     if ([401, 403].includes(opened.status)) {
       const why = opened.headers.get("www-authenticate") ?? reasonIn(opened);
-      return visit.fail(step, `refuses the token: ${why}`, "its log says why");
+      return visit.fail(step, `refuses the token: ${why}`, REFUSED);
     }
     if (!opened.result) {
       visit.fail(step, `initialize: ${reasonIn(opened)}, no result`,
@@ -996,9 +1035,6 @@ async function useGate(visit: Visit): Promise<void> {
     const keyed = await use("user_get_state", { session });
     visit.demand("with the key", !keyed.isError, "open", keyed.said, "look at the server's log");
   }
-  const { status } = await ask(visit, "/health", `${visit.at.origin}/health`);
-  visit.demand("/health", status === 200, "200", `${status} instead of 200`,
-    "its store can't do what a visit needs: look at DATABASE_URL and the log");
   if (!visit.isMinted || !session) return;
   const { given } = await use("user_forget_me", { session }); // who is not real leaves nothing
   await use("user_forget_me", { session, confirm: visit.keep(text(given.confirm)) });
