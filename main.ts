@@ -1724,9 +1724,9 @@ function warn({ authDisabled, mockAuth, tunnel, resourceUrl, jwksUrl }: Config) 
   if (authDisabled || mockAuth) return;
   // A wrong AUTH_JWKS_URL should show now, not at the first call.
   const keys = keySet(jwksUrl);
-  keys.reload().catch(() => {}).then(() => {
+  keys.reload().then(() => "none in it", nameOf).then((why) => {
     if (keys.jwks()?.keys.length) return;
-    say("AUTH_JWKS_URL gives no keys: nobody can sign in until it does.");
+    say(`AUTH_JWKS_URL gives no keys (${why}): nobody can sign in until it does.`);
   });
 }
 
@@ -1777,7 +1777,8 @@ export async function start(loadApp: () => Promise<App>) {
     const problem = /NOTFOUND|NOTAVAIL|EINVAL/.test(error.code)
       ? `HOST takes an address of this machine (got ${HOST})`
       : error.code === "EADDRINUSE" ? `PORT ${PORT || 8000} is taken by another program`
-        : nameOf(error);
+        : error.syscall === "listen" ? `PORT ${PORT || 8000} is not this user's to open`
+          : nameOf(error);
     console.error(error.name === "StartError" ? error.message : `Cannot start: ${problem}.`);
     process.exit(1);
   });

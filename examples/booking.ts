@@ -2,7 +2,7 @@
 // `reserves` says which; the database's own key decides between two who want it at once.
 //
 //   $ bun run examples/booking.ts
-//   $ bun run rehearse http://localhost:8000/mcp examples/booking/rehearsal.json
+//   $ APP=examples/booking.ts bun run rehearse
 //
 // This is a section 1 of main.ts in a file of its own: what it knows is in examples/booking/. The
 // studio's clock is UTC; a bigger app would have its time zone.

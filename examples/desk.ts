@@ -2,7 +2,7 @@
 // another's, whatever the AI asks for; forgetting somebody erases theirs.
 //
 //   $ bun run examples/desk.ts
-//   $ bun run rehearse http://localhost:8000/mcp examples/desk/rehearsal.json
+//   $ APP=examples/desk.ts bun run rehearse
 //
 // This is a section 1 of main.ts in a file of its own: what it knows is in examples/desk/. Who
 // answers the tickets is left out: they would read user_state in the database.

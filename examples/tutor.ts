@@ -1,8 +1,9 @@
 // A language tutor: lessons with exercises, graded here and not by the AI. The right answers stay
 // on the server until the learner has given one; then the grade stands, and can't be undone.
+// (Whoever has everything erased begins anew.)
 //
 //   $ bun run examples/tutor.ts
-//   $ bun run rehearse http://localhost:8000/mcp examples/tutor/rehearsal.json
+//   $ APP=examples/tutor.ts bun run rehearse
 //
 // This is a section 1 of main.ts in a file of its own: what it knows is in examples/tutor/.
 

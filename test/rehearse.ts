@@ -13,6 +13,8 @@ import {
 import { dirname, join } from "node:path";
 import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
 import postgres from "postgres";
+import { REHEARSAL } from "./app.ts";
+import { ROOT } from "./support.ts";
 
 interface Door {
   name: string;
@@ -32,7 +34,7 @@ type Script = Record<"missing" | "read" | "save", { tool: string; args: object }
 const { PORT, PACE = "1500", RESOURCE_URL, DATABASE_URL = "" } = process.env;
 const [, , given, scriptFile] = process.argv;
 const at = given || RESOURCE_URL || `http://localhost:${PORT || 8000}/mcp`;
-const SCRIPT = scriptFile ?? join(import.meta.dir, "../seed/rehearsal.json");
+const SCRIPT = scriptFile ?? join(ROOT, REHEARSAL);
 
 /** What a server says could turn a terminal's text around. */
 const plain = (text: string) => text.replace(/(?!\n)\p{C}/gu, "");
@@ -298,7 +300,7 @@ async function happily(ask: Chat, session: string, before: unknown, script: Scri
   let kept: unknown;
   await tries(ask, save.tool, { session, ...save.args }, {
     title: "It saves something for the person",
-    rule: "It is kept for the person of the token, with a receipt to take it back by.",
+    rule: "It is kept for the person of the token, and on record with a receipt.",
     holds: async ({ isError }) => {
       const state = await ask("user_get_state", { session });
       const list = await ask("user_list_actions", { session });

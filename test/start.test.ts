@@ -185,6 +185,7 @@ async function unreadGateway() {
   const writer = openSync(pipe, constants.O_WRONLY);
   const port = await freePort();
   const child = Bun.spawn(["bun", join(ROOT, "test/sample-gateway.ts")], {
+    cwd: await scratch(), // where no .env is
     env: { PATH: process.env.PATH!, PORT: String(port), DATABASE_URL: "sqlite::memory:" },
     stdout: writer,
     stderr: "ignore",

@@ -128,8 +128,25 @@ describe.each<[string, App]>([
     const texts = (await menu()).flatMap(({ title, description, inputSchema }) =>
       [title, description, ...within(inputSchema).map((schema) => schema.description ?? "")]);
     const { instructions } = await hello();
-    texts.push(instructions.replace(/When begin_session can't be reached.*/, ""));
+    texts.push(instructions.replace(/When begin_session can't be reached.*/, ""), app.reminder);
+    texts.push(...Object.values(app.tools).map(({ reminder }) => reminder ?? ""));
     expect(texts.filter((text) => ORDERS.test(text))).toEqual([]);
+  });
+
+  test("no argument is called after a person: who is here comes from the token", async () => {
+    const PERSON = /^(user|person|owner|sub|e?-?mail|account|customer|member)(_?id)?$/i;
+    const named = (await menu()).flatMap(({ name, inputSchema }) =>
+      Object.keys(inputSchema.properties ?? {}).filter((argument) => PERSON.test(argument))
+        .map((argument) => `${name}.${argument}`));
+    expect(named).toEqual([]);
+  });
+
+  test("each tool that the words name is there", async () => {
+    const names = (await menu()).map(({ name }) => name);
+    const { instructions, rules, persona, reminder } = app;
+    const said = [instructions, rules, persona, reminder].join(" ");
+    const named = said.match(/\b(domain|user|config)_[a-z_]*[a-z]\b/g) ?? [];
+    expect(named.filter((name) => !names.includes(name))).toEqual([]);
   });
 
   test("every argument says what it takes", async () => {

@@ -24,7 +24,7 @@ test("`about` says in a sentence or two to a person what it is", () => {
   expect(app.about).toMatch(/^[^\n]{20,300}\.$/);
 });
 
-test("its website and its privacy page, if it has them, are https", () => {
+test("its website and its privacy page, if it names any, are https", () => {
   for (const link of [app.website, app.privacy]) expect(link ?? "https://").toStartWith("https://");
 });
 
@@ -55,7 +55,8 @@ test("`bun run skill` prints its rules and persona, with a head that says when",
 test.skipIf(FILE !== "main.ts")("deploy/server.json describes it as the registry takes it",
   async () => {
   const entry = await Bun.file(join(ROOT, "deploy/server.json")).json();
-  expect(entry).toMatchObject({ title: app.name, version });
+  const { title, version: told } = entry;
+  expect({ title, version: told }).toEqual({ title: app.name, version }); // of package.json
   expect(entry.name).toMatch(/^[A-Za-z0-9.-]+\/[A-Za-z0-9._-]+$/);
   expect(entry.description).toMatch(/^.{10,100}$/);
   expect(entry.remotes).toEqual([
@@ -66,16 +67,18 @@ test.skipIf(FILE !== "main.ts")("deploy/server.json describes it as the registry
 test.each([
   [".mcp.json", "mcpServers"], ["opencode.json", "mcp"],
   [".vscode/mcp.json", "servers"], [".cursor/mcp.json", "mcpServers"],
-])("%s names the local gateway to an agent", async (file, key) => {
+])("%s names the local gateway to an agent, as the terminal does", async (file, key) => {
   const { [key]: servers } = await Bun.file(join(ROOT, file)).json();
-  expect(servers["local-gateway"].url).toBe(readConfig({}, app.slug).resourceUrl);
+  const url = readConfig({}, app.slug).resourceUrl;
+  // The same name: an agent in this folder takes both for one.
+  if (FILE === "main.ts") expect(servers).toEqual({ [app.slug]: expect.objectContaining({ url }) });
 });
 
 // ---- Its tools ----
 
 const names = Object.keys(app.tools);
 
-test.each(names)("%s does nothing without the key, and takes no argument that names a person",
+test.each(names)("%s does nothing without the key, nor with an argument that it doesn't name",
   async (name) => {
   const room = await gateway({ app });
   const { token, use } = await room.enter();
@@ -97,8 +100,9 @@ test("what it looks up is the same in both revisions of the protocol", async () 
   const room = await gateway({ app });
   const { token, session, use } = await room.enter();
   const { body } = await room.modern(read.tool, { arguments: { session, ...read.args } }, token);
-  expect(body.result.structuredContent)
-    .toEqual((await use(read.tool, read.args)).structuredContent);
+  const older = await use(read.tool, read.args);
+  expect([older.isError, older.structuredContent]).toEqual([undefined, expect.any(Object)]);
+  expect(body.result.structuredContent).toEqual(older.structuredContent);
 });
 
 // ---- What is kept ----
@@ -126,6 +130,33 @@ describe.each(places)("What is kept in %s", (_, open) => {
     expect(await (await at("ada")).state()).toEqual(await ada.state());
     expect(await ada.state()).not.toEqual(app.empty);
     expect(await (await at("ben")).state()).toEqual(app.empty);
+  });
+  test("is one line in the summary, whatever there is; to read changes nothing", async () => {
+    const { use, state } = await (await opened()).at("ada");
+    const line = async () => (await use("user_get_state")).structuredContent!.summary;
+    expect(await line()).toMatch(/^\S.*$/);
+    await use(save.tool, save.args);
+    expect(await line()).toMatch(/^\S.*$/);
+    const before = [await state(), (await use("user_list_actions")).structuredContent];
+    for (const { tool, args } of [read, missing]) await use(tool, args);
+    expect([await state(), (await use("user_list_actions")).structuredContent]).toEqual(before);
+  });
+  test.skipIf(!app.tools[save.tool]?.annotations.idempotentHint)(
+    "is the same when it is saved twice: a host may repeat it", async () => {
+    const { use, state } = await (await opened()).at("ada");
+    await use(save.tool, save.args);
+    const once = await state();
+    expect((await use(save.tool, save.args)).isError).toBeUndefined();
+    expect(await state()).toEqual(once);
+    expect((await use("user_list_actions")).structuredContent!.actions).toHaveLength(1);
+  });
+  test.skipIf(!app.reserves)("is one person's, if the app reserves it", async () => {
+    const { at } = await opened();
+    const [ada, ben] = [await at("ada"), await at("ben")];
+    await ada.use(save.tool, save.args);
+    expect(app.reserves!(await ada.state())).not.toBeEmpty();
+    expect((await ben.use(save.tool, save.args)).isError).toBe(true);
+    expect(await ben.state()).toEqual(app.empty);
   });
   test("has a receipt in words, and goes back as it was, unless it is final", async () => {
     const { use, state } = await (await opened()).at("ada");
