@@ -1,5 +1,6 @@
-// COURSE.md is true: each row's section, test and attack are there, and its command, typed as it
-// stands, shows what it says. (Whoever deletes COURSE.md is done with this file, too.)
+// COURSE.md is true: the line that each row's attack needs stands in the section that it names, the
+// test is the one that noticed (as `bun run mutants` wrote into TESTING.md), and the command, typed
+// as it stands, shows what it says. (Whoever deletes COURSE.md is done with this file, too.)
 
 import { afterAll, describe, expect, test } from "bun:test";
 import { join } from "node:path";
@@ -29,16 +30,27 @@ describe.skipIf(text === "")("COURSE.md", async () => {
     expect(rows.map(([number]) => Number(number))).toEqual(rows.map((_, n) => n + 1));
     expect(rows).toHaveLength(14);
   });
+  /** The section of a file in which a text stands, as its header says it. */
+  async function sectionOf(file: string, from: string) {
+    const before = (await Bun.file(join(ROOT, file)).text()).split(from)[0]!;
+    const headers = before.match(/^\/\/ ---- \d+\. .+? -+$/gm) ?? [];
+    const title = headers.at(-1)?.replace(/^\/\/ ---- (.+?)(: YOURS)? -+$/, "$1") ?? "before 1";
+    return file === "main.ts" ? title : `${file}, ${title}`;
+  }
+  const attacks = [
+    ...MAIN_MUTANTS.map((one) => ({ ...one, file: "main.ts" })),
+    ...MOCK_AUTH_MUTANTS.map((one) => ({ ...one, file: "mock-auth.ts" })),
+  ];
   test.each(rows)("row %s: %s", async (...cells) => {
-    const [, , section, tested, attack, command, says] = cells as [
+    const [, , section, attack, noticed, command, says] = cells as [
       string, string, string, string, string, string, string];
-    const main = await Bun.file(join(ROOT, "main.ts")).text();
-    expect(main).toMatch(new RegExp(`^// ---- ${section}(: YOURS)? -+$`, "m"));
-    const [, file, title] = tested.match(/^`(.+)`: “(.+)”$/)!;
-    const isThere = (await Bun.file(join(ROOT, file!)).text()).includes(title!);
-    expect([title, isThere]).toEqual([title, true]);
-    const attacks = [...MAIN_MUTANTS, ...MOCK_AUTH_MUTANTS].map((one) => one.attack);
-    expect(attacks).toContain(attack);
+    const { file, from, tests } = attacks.find((one) => one.attack === attack)!;
+    expect(await sectionOf(file, from)).toBe(section);
+    const [, by, title] = noticed.match(/^`(.+)`: \*(.+)\*$/)!;
+    expect(by).toBe(tests);
+    const table = await Bun.file(join(ROOT, "TESTING.md")).text();
+    const killed = table.split("\n").filter((line) => line.startsWith(`| ${attack} | `));
+    expect(killed).toEqual([expect.stringContaining(title!)]);
 
     const script = elsewhere(`${functions}\n${code(command)}`);
     const child = Bun.spawn(["bash", "-c", script], { cwd: ROOT, env, stderr: "pipe" });
