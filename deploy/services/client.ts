@@ -127,11 +127,16 @@ export async function signInAndConnect(open: Open, url: URL, app: App): Promise<
 export const REDIRECTS: Record<string, string[]> = {
   "Claude Code": ["http://localhost:41414/callback"],
   "claude.ai": ["https://claude.ai/api/mcp/auth_callback"],
+  "claude.com": ["https://claude.com/api/mcp/auth_callback"],
+  ChatGPT: ["https://chatgpt.com/connector_platform_oauth_redirect"],
   "VS Code": [
     "https://vscode.dev/redirect", "https://insiders.vscode.dev/redirect",
     "http://127.0.0.1/", "http://127.0.0.1:33418/",
   ],
-  Cursor: ["cursor://anysphere.cursor-mcp/oauth/callback"],
+  Cursor: [
+    "cursor://anysphere.cursor-mcp/oauth/callback",
+    "https://www.cursor.com/agents/mcp/oauth/callback", "http://localhost:8787/callback",
+  ],
 };
 /** @returns why an app with these redirects may not register; nothing if it may. */
 export async function register({ issuer }: Service, redirects: string[]) {
@@ -145,28 +150,46 @@ export async function register({ issuer }: Service, redirects: string[]) {
 }
 
 /** A token as `app` would get it, if it asked for this. */
-export async function tokenFor(app: App, { resource, scope }: Asked): Promise<string> {
+export const tokenFor = async (app: App, asked: Asked) => (await tokensFor(app, asked)).first;
+
+/** As Claude Code: it registers with the scopes that the gateway offers, and then asks for
+ *  offline_access too, if the service lists it. */
+export async function asClaudeCode(app: App, url: URL) {
+  const [{ scopes_supported: offered = [] }, service] = await Promise.all([
+    newer.discoverOAuthProtectedResourceMetadata(url),
+    newer.discoverAuthorizationServerMetadata(app.service.issuer),
+  ]);
+  const listed = service?.scopes_supported ?? [];
+  const asksFor = [...offered, ...listed.filter((name) => name === "offline_access")];
+  const scope = asksFor.join(" ");
+  const asked = { resource: url.href, scope, registers: offered.join(" ") };
+  return { scope, ...await tokensFor(app, asked) };
+}
+
+/** @returns the first token, and a way to the next; none without a refresh token. */
+async function tokensFor(app: App, { resource, scope, registers = scope }: Asked) {
   const { issuer } = app.service;
   const metadata = await newer.discoverAuthorizationServerMetadata(issuer);
-  const asked = {
+  const always = {
     ...(metadata && { metadata }),
-    ...(scope && { scope }),
     ...(resource && { resource: new URL(resource) }),
   };
   const clientInformation = await newer.registerClient(issuer, {
-    ...asked, clientMetadata: app.clientMetadata,
+    ...always, ...(registers && { scope: registers }), clientMetadata: app.clientMetadata,
   });
+  const asked = { ...always, ...(scope && { scope }), clientInformation };
   const { authorizationUrl, codeVerifier } = await newer.startAuthorization(issuer, {
-    ...asked, clientInformation, redirectUrl: BACK, state: app.state(),
+    ...asked, redirectUrl: BACK, state: app.state(),
   });
   await app.redirectToAuthorization(authorizationUrl);
-  const tokens = await newer.exchangeAuthorization(issuer, {
+  const { access_token, refresh_token } = await newer.exchangeAuthorization(issuer, {
     ...asked,
-    clientInformation,
     codeVerifier,
     redirectUri: BACK,
     authorizationCode: app.back.get("code")!,
     iss: app.back.get("iss") ?? issuer,
   });
-  return tokens.access_token;
+  const next = async (refreshToken: string) =>
+    (await newer.refreshAuthorization(issuer, { ...asked, refreshToken })).access_token;
+  return { first: access_token, ...(refresh_token && { next: () => next(refresh_token) }) };
 }

@@ -8,6 +8,7 @@ import { atEnd, until } from "./machine.ts";
 import { emailOf, NotHere, type Options, type Start } from "./service.ts";
 
 const REALM = "reading-room";
+const DAY = 24 * 3_600; // seconds
 const PEOPLE = ["ada-0", "ada-1", "ada-2", "ben"];
 const passwordOf = (person: string) => `the password of ${person}`;
 
@@ -20,7 +21,12 @@ interface Named {
 
 /** What to copy. Each comment says what happens without it. */
 async function settings(admin: Admin, { resource, scopes, seconds }: Options) {
-  await admin("POST", "", { realm: REALM, enabled: true, accessTokenLifespan: seconds });
+  await admin("POST", "", {
+    realm: REALM, enabled: true, accessTokenLifespan: seconds,
+    // Sessions: a refresh token ends with the person's, after 30 minutes without a call and
+    // 10 hours in all: then they sign in again.
+    ssoSessionIdleTimeout: 30 * DAY, ssoSessionMaxLifespan: 365 * DAY,
+  });
 
   // Client scopes. One of assigned type Default: an app that registers without naming scopes gets
   // it, and without it (or if it is Optional) a token without `aud`: 401. The others are Optional:
@@ -41,15 +47,40 @@ async function settings(admin: Admin, { resource, scopes, seconds }: Options) {
     await admin("PUT", `/${REALM}/default-${type}-client-scopes/${id}`);
   }
 
-  // Clients, Client registration, Anonymous access policies, Trusted Hosts: where apps register
-  // from, and where they want people sent back to. Without it, 403 "Host not trusted".
+  // While discovery lists offline_access, Claude Code asks for it, and hasn't registered with it:
+  // "Invalid scopes". Refresh tokens come without.
+  const all = await admin("GET", `/${REALM}/client-scopes`) as Named[];
+  const offline = all.find(({ name }) => name === "offline_access")!;
+  await admin("DELETE", `/${REALM}/client-scopes/${offline.id}`);
+
+  // Clients, Client registration, Anonymous access policies.
   const policies = await admin("GET", `/${REALM}/components?type=${POLICY}`) as Named[];
-  const trusted = policies.find(({ name }) => name === "Trusted Hosts")!;
-  trusted.config["trusted-hosts"] = [
-    "localhost", "127.0.0.1", "claude.ai", "vscode.dev", "insiders.vscode.dev",
-    "anysphere.cursor-mcp",
-  ];
-  await admin("PUT", `/${REALM}/components/${trusted.id}`, trusted);
+  const policy = async (name: string, config: Named["config"]) => {
+    const one = policies.find((it) => it.name === name)!;
+    const changed = { ...one, config: { ...one.config, ...config } };
+    await admin("PUT", `/${REALM}/components/${one.id}`, changed);
+  };
+  await policy("Trusted Hosts", {
+    // Where apps want people sent back to. Without it, 403 "URI doesn't match any trusted host".
+    "trusted-hosts": [
+      "claude.ai", "claude.com", "chatgpt.com", "www.cursor.com", "anysphere.cursor-mcp",
+      "vscode.dev", "insiders.vscode.dev", "localhost", "127.0.0.1",
+    ],
+    // Where they register from is anywhere. While it is on, 403 "Host not trusted".
+    "host-sending-registration-request-must-match": ["false"],
+  });
+  // Each app of each person is a client; 200, and nobody connects another.
+  await policy("Max Clients Limit", { "max-clients": ["100000"] });
+
+  // Realm settings, Client policies: nobody gets a code without PKCE. Apps that are asked for none
+  // may leave it out.
+  const name = "pkce";
+  const executors = [{ executor: "pkce-enforcer", configuration: { "auto-configure": true } }];
+  await admin("PUT", `/${REALM}/client-policies/profiles`, { profiles: [{ name, executors }] });
+  const conditions = [{ condition: "any-client", configuration: {} }];
+  await admin("PUT", `/${REALM}/client-policies/policies`, {
+    policies: [{ name, enabled: true, conditions, profiles: [name] }],
+  });
 
   // Without a name a person is asked for it first, on a page of its own.
   for (const username of PEOPLE) {

@@ -14,8 +14,10 @@ const DAY = 24 * 3_600; // seconds
 /** What to copy. Each comment says what happens without the line. */
 function settings({ resource, elsewhere, scopes, seconds }: Options): Configuration {
   return {
-    // Apps name them when they register: "must only contain … supported scope values".
-    scopes: ["openid", "offline_access", ...scopes],
+    // Apps name ours when they register: "must only contain … supported scope values". Without
+    // this line offline_access is here too, and Claude Code asks for it but hasn't registered
+    // with it: "requested scope is not allowed".
+    scopes: ["openid", ...scopes],
     // An app with a redirect of a scheme of its own (cursor:) is refused: "only … web uris".
     clientDefaults: { application_type: "native" },
     features: {
@@ -29,7 +31,7 @@ function settings({ resource, elsewhere, scopes, seconds }: Options): Configurat
         },
       },
     },
-    // Without it an app that does not ask for offline_access gets no refresh token.
+    // Without it nobody gets a refresh token: they come to who asks for offline_access.
     issueRefreshToken: async (_, client) => client.grantTypeAllowed("refresh_token"),
     extraTokenClaims: async (_, token) => // no e-mail address
       "accountId" in token ? { email: emailOf(token.accountId) } : undefined,
@@ -53,7 +55,8 @@ async function newKey() {
 
 export const start: Start = async (options) => {
   const { origin, port } = options;
-  const scope = options.scopes.join(" ");
+  // The one that every token has to carry: who lets an app only read gets no other.
+  const [scope = ""] = options.scopes;
   const cookieKey = crypto.randomUUID();
   const kept = new Map<string, AdapterPayload>();
   const withKey = async () => {

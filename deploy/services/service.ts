@@ -13,7 +13,7 @@ export interface Service {
   version: string;
   issuer: string; // AUTH_ISSUER
   jwksUrl: string; // AUTH_JWKS_URL
-  authScopes?: string; // AUTH_SCOPES, where the gateway has to be told
+  authScopes?: string; // AUTH_SCOPES, one, where the gateway has to be told
   howTo: string; // for a person at its pages, in words
   /** What a person types where the service asks who they are. */
   answers(person: string): Record<string, string>;
@@ -28,6 +28,7 @@ export interface Service {
 export interface Asked {
   resource?: string;
   scope?: string | undefined;
+  registers?: string | undefined; // with these scopes, if not with the same
 }
 export type Start = (options: Options) => Promise<Service>;
 

@@ -24,7 +24,8 @@ import { decodeJwt, decodeProtectedHeader } from "jose";
 import { loadApp } from "../../main.ts";
 import script from "../../seed/rehearsal.json";
 import {
-  App, CLIENTS, type Open, REDIRECTS, register, type Result, signInAndConnect, tokenFor,
+  App, asClaudeCode, CLIENTS, type Open, REDIRECTS, register, type Result, signInAndConnect,
+  tokenFor,
 } from "./client.ts";
 import { type Gateway, knock, startGateway } from "./gateway.ts";
 import { atEnd, freePort, scratch, tidyUp, until } from "./machine.ts";
@@ -109,6 +110,7 @@ async function drive(name: string) {
   await refreshes(gateway, apps);
   await rotates(gateway, service, options);
   if (!service.authScopes) await namesScopes(gateway, service);
+  await asksAsClaudeCode(gateway, service);
 }
 
 async function registers(service: Service) {
@@ -234,6 +236,19 @@ async function namesScopes(gateway: Gateway, service: Service) {
   }
 }
 
+/** Services refuse a scope that an app asks for and has not registered with. */
+async function asksAsClaudeCode(gateway: Gateway, service: Service) {
+  await row("an app that asks for scopes as Claude Code does gets in, and refreshes", async () => {
+    const { scope, first, next } = await asClaudeCode(new App(service, "ada-0"), gateway.url);
+    expect(next, "it gets no refresh token");
+    for (const token of [first, await next()]) {
+      const { status, why } = await knock(gateway, token);
+      expect(status === 200, `${status} ${why}`);
+    }
+    return `it asks for ${scope}`;
+  });
+}
+
 // ---- Start ----
 
 /** Starts one and leaves it running: what it listens with keeps this process alive. */
@@ -251,7 +266,7 @@ async function keep(name: string, { port: at, origin, resource, seconds = "3600"
   });
   atEnd(service.stop);
   console.log(`AUTH_ISSUER=${service.issuer}\nAUTH_JWKS_URL=${service.jwksUrl}`);
-  if (service.authScopes) console.log(`AUTH_SCOPES="${service.authScopes}"`);
+  if (service.authScopes) console.log(`AUTH_SCOPES=${service.authScopes}`);
   console.log(`# to sign in, ${service.howTo}; Ctrl+C ends it`);
 }
 async function driveAll(names: string[]) {

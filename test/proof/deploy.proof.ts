@@ -9,6 +9,7 @@ import { spawn, spawnSync } from "node:child_process";
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { chmod, cp, mkdir } from "node:fs/promises";
 import { type AddressInfo, connect, createServer } from "node:net";
+import { networkInterfaces } from "node:os";
 import { basename, join, resolve } from "node:path";
 import postgres from "postgres";
 import { postgresStore } from "../../main.ts";
@@ -30,6 +31,8 @@ const noPosix = without(POSIX, "POSIX");
 const noPostgres = noPosix || without(postgresIsHere, "PostgreSQL binaries");
 const noPublic = noPostgres || without(OPENSSL, "openssl");
 const noFront = noPublic || without(existsSync(NGINX), NGINX);
+const SIX = Object.values(networkInterfaces()).flat().some((one) => one?.address === "::1");
+const noSix = noFront || without(SIX, "IPv6");
 const noSystemd = without(ANALYZE, "systemd-analyze");
 
 const read = (file: string) => Bun.file(join(ROOT, file)).text();
@@ -330,7 +333,7 @@ async function certificate() {
   await chmod(folder, 0o755);
   const [key, cert] = [join(folder, "key.pem"), join(folder, "cert.pem")];
   const made = spawnSync(OPENSSL!, ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-    "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+    "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1",
     "-keyout", key, "-out", cert]);
   if (made.status !== 0) throw new Error(`openssl: ${made.stderr}`);
   return { folder, key, cert, pem: await Bun.file(cert).text() };
@@ -362,6 +365,8 @@ async function nginxBefore(backend: number, { folder, key, cert }: Certificate) 
   put("127.0.0.1:8000;", `127.0.0.1:${backend};`);
   put("listen 80;", `listen 127.0.0.1:${http};`);
   put("listen 443 ssl;", `listen 127.0.0.1:${https} ssl;`);
+  put("listen [::]:80;", SIX ? `listen [::1]:${http};` : "");
+  put("listen [::]:443 ssl;", SIX ? `listen [::1]:${https} ssl;` : "");
   put("# location = /.well-known", "location = /.well-known"); // for who was given a text
   const temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
     .map((kind) => `${kind}_temp_path ${folder};`).join(" ");
@@ -375,7 +380,7 @@ async function nginxBefore(backend: number, { folder, key, cert }: Certificate) 
     redirect: "manual", headers: { host: "localhost" },
   });
   await until(() => plain("/").then(() => true, () => false));
-  return { plain, url: `https://localhost:${https}` };
+  return { plain, http, https, url: `https://localhost:${https}` };
 }
 
 /** Calls a tool; `pem` is the one certificate that is believed. */
@@ -481,9 +486,37 @@ describe.skipIf(noFront !== "")(`A machine of yours${noFront}`, () => {
       while (!(await reader.read()).done);
     }
     expect(Object.fromEntries(seen[0]!)).toMatchObject({
-      host: "localhost", "x-forwarded-for": "203.0.113.9, 127.0.0.1", "x-forwarded-proto": "https",
+      host: "localhost", "x-forwarded-proto": "https",
+      "x-forwarded-for": expect.stringMatching(/^203\.0\.113\.9, (127\.0\.0\.1|::1)$/),
     });
     expect(ports.size).toBe(1);
+  });
+
+  test("nginx takes TLS with forward secrecy alone, and tells no version", async () => {
+    const own = await certificate();
+    const { https, plain } = await nginxBefore(1, own);
+    const isTaken = (...how: string[]) => spawnSync(OPENSSL!,
+      ["s_client", "-connect", `127.0.0.1:${https}`, ...how], { input: "" }).status === 0;
+    const suites = ["ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-RSA-CHACHA20-POLY1305", "AES128-SHA",
+      "AES128-GCM-SHA256", "ECDHE-RSA-AES128-SHA"];
+    const taken = suites.filter((suite) => isTaken("-tls1_2", "-cipher", suite));
+    expect(taken).toEqual(suites.slice(0, 2));
+    expect(isTaken("-tls1_3")).toBe(true);
+    expect(isTaken("-tls1_1", "-cipher", "ALL:@SECLEVEL=0")).toBe(false);
+    expect((await plain("/")).headers.get("server")).toBe("nginx");
+  });
+
+  test.skipIf(noSix !== "")(`nginx listens on IPv6 too${noSix}`, async () => {
+    const own = await certificate();
+    const { http, https } = await nginxBefore(1, own);
+    const moved = await fetch(`http://[::1]:${http}/`, {
+      redirect: "manual", headers: { host: "localhost" },
+    });
+    expect(moved.status).toBe(308);
+    const six = await fetch(`https://[::1]:${https}/`, {
+      headers: { host: "localhost" }, tls: { ca: own.pem, serverName: "localhost" },
+    });
+    expect(six.status).toBe(502); // nobody is behind it
   });
 });
 
@@ -527,7 +560,7 @@ describe.skipIf(noPublic !== "")(`The role that can do no more than serve${noPub
     await store.welcome("a|b", null);
     const { version } = (await store.read("a|b"))!;
     const next = { state: {}, receipts: [] };
-    expect(await store.commit("a|b", version, next)).toBe(true);
+    expect(await store.commit("a|b", version, next, ["slot 1"])).toBe(true);
     expect(await store.reserved("slot")).toEqual(["slot 1"]);
     await store.close();
   });
