@@ -78,7 +78,7 @@ describe("A start is refused, with code 1 and one line,", () => {
 
   test.each<[string, string, RegExp]>([
     ["says why", 'new StartError("Cannot start: no seed.")', /^Cannot start: no seed\.\n$/],
-    ["breaks", 'new TypeError("hunter2")', /^Cannot start: TypeError( main\.ts:\d+)?\.\n$/],
+    ["breaks", 'new TypeError("hunter2")', /^Cannot start: TypeError broken\.ts:2\.\n$/],
   ])("when the app %s", async (_, error, says) => {
     const file = join(await scratch(), "broken.ts");
     const main = JSON.stringify(join(ROOT, "main.ts"));
