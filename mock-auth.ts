@@ -750,10 +750,10 @@ const sha256 = (text: string) => createHash("sha256").update(text).digest("base6
 async function openKeys(file: string) {
   try {
     const saved = await fs.readFile(file, "utf8").catch(() => makeKeyFile(file));
-    await fs.chmod(file, 0o600);
     const jwk = JSON.parse(saved) as JWK;
     const { n, e, d } = jwk;
     if (!d) throw new Error("not a private key");
+    await fs.chmod(file, 0o600); // not before: by a link it could be another's file
     const kid = await calculateJwkThumbprint(jwk);
     return {
       private: (await importJWK(jwk, "RS256")) as CryptoKey,
