@@ -321,7 +321,7 @@ export const MOCK_AUTH_MUTANTS: Mutant[] = [
   quick("the seals of every service that has this code",
     `createHmac("sha256", d).update("mock-auth seals")`,
     `createHmac("sha256", "d").update("mock-auth seals")`),
-  keyFile("a key file that others can read", "    await fs.chmod(file, 0o600);\n"),
+  keyFile("a key file that others can read", "await fs.chmod(file, 0o600); // not", "// not"),
   keyFile("a key file that others can read while it is made", `{ mode: 0o600, flag: "wx" }`,
     `{ flag: "wx" }`),
   keyFile("a second start that makes the first one's key void", `flag: "wx"`, `flag: "w"`),
