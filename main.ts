@@ -1445,7 +1445,7 @@ const TABLES = `
   create table if not exists user_reserved (name text primary key,
     user_id text not null references user_state (user_id) on delete cascade);
   create index if not exists user_reserved_user on user_reserved (user_id);`;
-/** The table says what the column says, by a trigger in the statement: its key decides for one. */
+/** A trigger copies the column, in its own statement, into a table whose key lets one of two in. */
 const TRIGGER = `create trigger user_reserved after update on user_state
   for each row when (old.reserved is distinct from new.reserved)`;
 const copyReserved = (names: string) => `begin
@@ -1654,9 +1654,9 @@ export function postgresStore(databaseUrl: string) {
   };
   const columns = COLUMNS.map(([table, name, type]) =>
     `alter table ${table} add column if not exists ${name} ${type};`);
-  // Replicas that start at once take turns, until the end of this one implicit transaction.
   const copy = copyReserved("select jsonb_array_elements_text(new.reserved) as name");
   const tables = TABLES.replace("name text", 'name text collate "C"'); // it sorts by bytes
+  // Replicas that start at once take turns, until the end of this one implicit transaction.
   const ddl = `select pg_advisory_xact_lock(724301); ${tables} ${columns.join(" ")}
     create or replace function copy_reserved() returns trigger language plpgsql
       as $$ ${copy} return null; end $$;
