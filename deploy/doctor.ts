@@ -13,6 +13,7 @@
 // never printed. The file needs nothing from here but the package jose: it can be copied alone.
 
 import { createHash, randomBytes } from "node:crypto";
+import { lookup } from "node:dns/promises";
 import { parseArgs } from "node:util";
 import { compactVerify, createLocalJWKSet, decodeJwt, decodeProtectedHeader } from "jose";
 import type { JSONWebKeySet, JWK } from "jose";
@@ -331,14 +332,26 @@ function post(method: string, params: object, token = "", headers: object = {}):
   };
 }
 
+const PRIVATE = /^(10\.|127\.|169\.254\.|192\.168\.|172\.(1[6-9]|2\d|3[01])\.|::1$|f[cd]|fe80)/;
+/** What this machine reaches, a cloud may not. */
+async function checkReach(visit: Visit): Promise<void> {
+  const { protocol, hostname } = visit.at;
+  const { address = "" } = await lookup(hostname).catch(() => ({ address: "" }));
+  if (!isHere(visit.at) && PRIVATE.test(address)) {
+    visit.warn("reach", `answers, at ${address}`, "apps in a cloud can't reach such an address");
+  } else if (!isHere(visit.at) && process.env.NODE_EXTRA_CA_CERTS) {
+    visit.warn("reach", "answers, by TLS; NODE_EXTRA_CA_CERTS is set here",
+      "apps in a cloud trust known authorities alone: try once without it");
+  } else visit.ok("reach", protocol === "https:" ? "answers, by TLS" : "answers");
+}
 /** The first request of all. */
 async function knock(visit: Visit): Promise<void> {
-  const { url, at } = visit;
+  const { url } = visit;
   const first = post("initialize", hello(LATEST));
   const answer = await ask(visit, "reach", url, first).catch((error: Trouble) => {
     throw new Stop(error.step, error.message, error.fix);
   });
-  visit.ok("reach", at.protocol === "https:" ? "answers, by TLS" : "answers");
+  await checkReach(visit);
   if (answer.status !== 401) {
     visit.refusal = answer.status;
     const says = `${reasonIn(answer)} instead of 401`;
@@ -528,8 +541,8 @@ async function readService(visit: Visit): Promise<void> {
     }
     problems.push(found);
   }
-  visit.fail("service metadata", problems.join("; "), `is that issuer right? It is what "issuer" \
-says in the service's discovery document (main.ts: AUTH_ISSUER)`);
+  visit.fail("service metadata", problems.join("; "), `does it run, and is that issuer right? It \
+is what "issuer" says in the service's discovery document (main.ts: AUTH_ISSUER)`);
 }
 function checkService(visit: Visit, service: Json): void {
   const { issuer } = visit;
@@ -714,7 +727,8 @@ async function openSignInPage(visit: Visit): Promise<void> {
       "let the service ask for a sign-in first: like this anybody gets a token");
   } else {
     visit.demand("sign-in page", !page.problem, page.says, `refused: ${page.problem}`,
-      `it has to take resource=${visit.resource}${scope && ` and scope=${scope}`} from any app`);
+      `it has to take resource=${visit.resource}${scope && ` and scope=${scope}`} from any app\
+${/offline_access/.test(page.problem) ? "; or let it list offline_access no longer" : ""}`);
   }
   visit.pageProblem = page.problem;
   const bare = { code_challenge: "", code_challenge_method: "" };
@@ -806,7 +820,8 @@ async function signIn(visit: Visit, { came }: Listener): Promise<void> {
   if (!back || error) {
     const said = `${error} ${back?.get("error_description") ?? ""}`;
     const why = back ? said : "nobody came back in 5 minutes";
-    return visit.fail("sign-in", why, "try again; the sign-in service's log knows more");
+    return visit.fail("sign-in", why, `try again; the sign-in service's log knows more\
+${visit.scope ? "" : ". If nobody said no: are scopes to be named? (main.ts: AUTH_SCOPES)"}`);
   }
   const iss = back.get("iss") ?? "";
   // Else an issuer could name another's page for us to sign in on, and get the code of there.
@@ -906,6 +921,7 @@ async function listTools(visit: Visit, step: string, headers: object, params = {
   return undefined;
 }
 
+const NOT_COME = "it says that no token came: does a proxy take Authorization out?";
 const REFUSED = "its log names the check. If the lines above are ok, it is its clock, or (main.ts) \
 AUTH_ISSUER, AUTH_JWKS_URL or AUTH_SCOPES";
 /** With a handshake. */
@@ -919,7 +935,8 @@ async function speak2025(visit: Visit): Promise<void> {
     const opened = await call(visit, step, "initialize", hello(version), {});
     if ([401, 403].includes(opened.status)) {
       const why = opened.headers.get("www-authenticate") ?? reasonIn(opened);
-      return visit.fail(step, `refuses the token: ${why}`, REFUSED);
+      const hasCome = opened.status === 403 || /\berror=/.test(why);
+      return visit.fail(step, `refuses the token: ${why}`, hasCome ? REFUSED : NOT_COME);
     }
     if (!opened.result) {
       visit.fail(step, `initialize: ${reasonIn(opened)}, no result`,

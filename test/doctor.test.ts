@@ -337,7 +337,10 @@ describe("Inside", () => {
   test.each<Row>([
     ["an event stream stays open after the answer", neverEnds, [], /^$/],
     ["every token is refused", toTokens(() => true, json(401)),
-      ["warn made-up token", "FAIL MCP 2025-11-25"], /its log names the check/],
+      ["warn made-up token", "FAIL MCP 2025-11-25"], /says that no token came: does a proxy/],
+    ["every token is refused as bad", toTokens(() => true, () => new Response("{}", {
+      status: 401, headers: { "www-authenticate": 'Bearer error="invalid_token"' },
+    })), ["FAIL MCP 2025-11-25"], /its log names the check/],
     ["no handshake", toTokens((token, body) =>
       /doctor-(?!forged)/.test(claimsOf(token)) && body.includes('"initialize"'), json(400)),
       ["FAIL MCP 2025-11-25", "FAIL MCP 2025-06-18"], /log/],
