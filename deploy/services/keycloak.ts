@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { atEnd, until } from "./machine.ts";
 import { emailOf, NotHere, type Options, type Start } from "./service.ts";
 
-const REALM = "reading-room";
+const REALM = "apps";
 const DAY = 24 * 3_600; // seconds
 const PEOPLE = ["ada-0", "ada-1", "ada-2", "ben"];
 const passwordOf = (person: string) => `the password of ${person}`;

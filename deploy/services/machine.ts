@@ -16,7 +16,7 @@ export async function tidyUp() {
 }
 
 export async function scratch() {
-  const folder = await mkdtemp(join(tmpdir(), "reading-room-services-"));
+  const folder = await mkdtemp(join(tmpdir(), "connector-services-"));
   atEnd(() => rm(folder, { recursive: true, force: true, maxRetries: 5 }));
   return folder;
 }
