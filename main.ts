@@ -670,7 +670,7 @@ session. Call begin_session, then repeat this call with the new session key.`);
   const odd = Object.keys(data).find((key) => NOT_STORABLE.test(JSON.stringify(data[key])));
   if (odd) throw new Refusal("arguments", `${odd} takes well-formed text without NUL.`);
 
-  const { reserved } = server.store;
+  const reserved = (prefix: string) => server.store.reserved(prefix);
   const context = { person, keys, memory: memoryOf(server, call), reserved };
   const result = await withDeadline(arrived + TOOL_MS, () => tool.run(data, context));
   // A field that the menu doesn't promise (a quiz's right answers) never goes out.
