@@ -145,9 +145,9 @@ interface Answer {
 /** Over http anybody on the way reads along; and nobody far away sends us into this machine. */
 function isSafe({ at }: Visit, url: unknown): boolean {
   const target = URL.parse(text(url));
-  if (target && isHere(target) && !isHere(at)) return false;
-  return target?.protocol === "https:"
-    || (target?.protocol === "http:" && isHere(target));
+  if (!target) return false;
+  if (isHere(target)) return isHere(at) && /^https?:$/.test(target.protocol);
+  return target.protocol === "https:";
 }
 
 /** @throws Trouble, when nothing came that could be read. */

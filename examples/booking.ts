@@ -61,7 +61,7 @@ ${wheels.map((wheel) => wheel.id).join(", ")}.`);
 }
 /** The slots of a wheel on a day, but for those that have begun. */
 export function slotsOf({ id, opens, closes }: Wheel, day: string, now = new Date()) {
-  const hours = Array.from({ length: Math.max(0, closes - opens) }, (_, n) => opens + n);
+  const hours = Array.from({ length: closes - opens }, (_, n) => opens + n);
   const slots = hours.map((hour) => `${id} ${day} ${String(hour).padStart(2, "0")}:00`);
   return slots.filter((slot) => whenOf(slot) > momentOf(now));
 }

@@ -3,12 +3,14 @@
 
 import { join } from "node:path";
 import type { App } from "../main.ts";
-import { ROOT } from "./support.ts";
 
+export const ROOT = join(import.meta.dir, "..");
 export const FILE = process.env.APP || "main.ts";
 const folder = FILE === "main.ts" ? undefined : FILE.replace(/\.ts$/, "");
 export const SURFACE = `${folder ?? "test"}/surface.json`;
 export const REHEARSAL = `${folder ?? "seed"}/rehearsal.json`;
 
-const { loadApp }: { loadApp(): Promise<App> } = await import(join(ROOT, FILE));
-export { loadApp };
+export async function loadApp(): Promise<App> {
+  const file: { loadApp(): Promise<App> } = await import(join(ROOT, FILE));
+  return file.loadApp();
+}

@@ -2,7 +2,7 @@
 
 import { afterEach, expect, setSystemTime, test } from "bun:test";
 import { z } from "zod";
-import { type App, Refusal, tool, type ToolContext } from "../main.ts";
+import { type App, READS, Refusal, tool, type ToolContext } from "../main.ts";
 import { type Notebook, sampleApp } from "./sample-app.ts";
 import { gateway, ISSUER, mint, type ToolResult } from "./support.ts";
 
@@ -43,7 +43,6 @@ const RIGHT: Record<string, object> = {
   user_seal: { name: "a" },
 };
 
-const READS = { readOnlyHint: true, destructiveHint: false, openWorldHint: false };
 type Run = (args: object, context: ToolContext<Notebook>) => Promise<object>;
 /** The sample app with one more tool, user_lend. */
 function lending(run: Run, more: object = {}): App<Notebook> {

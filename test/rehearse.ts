@@ -13,8 +13,7 @@ import {
 import { dirname, join } from "node:path";
 import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
 import postgres from "postgres";
-import { REHEARSAL } from "./app.ts";
-import { ROOT } from "./support.ts";
+import { REHEARSAL, ROOT } from "./app.ts";
 
 interface Door {
   name: string;

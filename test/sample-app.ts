@@ -2,7 +2,7 @@
 // any app, so none of them has to know yours.
 
 import { z } from "zod";
-import { type App, Refusal, tool, type ToolContext } from "../main.ts";
+import { type App, READS, Refusal, tool, type ToolContext, WRITES } from "../main.ts";
 
 const note = z.string().max(280).meta({ maxLength: 280 });
 const Notebook = z.strictObject({
@@ -12,8 +12,6 @@ const Notebook = z.strictObject({
 });
 export type Notebook = z.infer<typeof Notebook>;
 
-const READS = { readOnlyHint: true, destructiveHint: false, openWorldHint: false };
-const WRITES = { ...READS, readOnlyHint: false };
 const WORDS: Record<string, string> = { fern: "a green plant", tide: "the sea's breath" };
 
 export function write(state: Notebook, patch: { mood?: string | null | undefined; notes?: Record<string, string | null> | undefined }): Notebook {

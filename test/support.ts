@@ -12,9 +12,10 @@ import { exportJWK, generateKeyPair, SignJWT, type CryptoKey, type JWTPayload } 
 import postgres from "postgres";
 import { type App, createServer, type LogLine, type Mounted, postgresStore, readConfig, type Store, sqliteStore } from "../main.ts";
 import { atEnd } from "./cleanup.ts";
+import { ROOT } from "./app.ts";
 import { sampleApp } from "./sample-app.ts";
 
-export const ROOT = join(import.meta.dir, "..");
+export { ROOT };
 export const RESOURCE = "http://localhost:8000/mcp";
 export const ISSUER = "http://localhost:8000/mock-auth";
 
@@ -196,18 +197,24 @@ export async function askedToEnd(signal: "SIGTERM" | "SIGINT") {
   return { gateway, writer, save };
 }
 
+/** Calls a tool over the network. @throws what came instead of a result. */
+export async function callOver(url: string, token: string, name: string, args: object, init: BunFetchRequestInit = {}) {
+  const response = await fetch(url, {
+    method: "POST",
+    headers: { authorization: `Bearer ${token}`, "content-type": "application/json", accept: "application/json, text/event-stream" },
+    body: JSON.stringify({ jsonrpc: "2.0", id: 1, method: "tools/call", params: { name, arguments: args } }),
+    ...init,
+  });
+  const text = await response.text();
+  const { result } = JSON.parse(text.match(/^data: ([^\n]*)$/m)?.[1] ?? text) as { result?: ToolResult };
+  if (!result) throw new Error(`${response.status}: ${text}`);
+  return result;
+}
+
 /** A person at a gateway in a process of its own. */
 export async function personAt(gateway: { url: string; mcp: string; token(sub: string): Promise<string> }, sub: string) {
   const token = await gateway.token(sub);
-  const send = async (name: string, args: object): Promise<ToolResult> => {
-    const response = await fetch(gateway.mcp, {
-      method: "POST",
-      headers: { authorization: `Bearer ${token}`, "content-type": "application/json", accept: "application/json, text/event-stream" },
-      body: JSON.stringify({ jsonrpc: "2.0", id: 1, method: "tools/call", params: { name, arguments: args } }),
-    });
-    const text = await response.text();
-    return (JSON.parse(text.match(/^data: ([^\n]*)$/m)?.[1] ?? text) as { result: ToolResult }).result;
-  };
+  const send = (name: string, args: object) => callOver(gateway.mcp, token, name, args);
   const { session } = (await send("begin_session", {})).structuredContent!;
   return (name: string, args: object = {}) => send(name, { session, ...args });
 }
@@ -325,6 +332,13 @@ export async function postgresPlace(server: PostgresServer): Promise<Place> {
   await (await postgresStore(url)).close();
   const sql = postgres(url, { max: 1, onnotice: () => {} });
   return { kind: "postgres", url, store: () => postgresStore(url), rows: async <Row>(text: string) => [...(await sql.unsafe(text))] as unknown as Row[], close: () => sql.end() };
+}
+
+/** Each kind of database that can run here, and a way to one of its own. */
+export async function placesHere(): Promise<[string, () => Promise<Place>][]> {
+  if (!postgresIsHere) return [["SQLite", sqlitePlace]];
+  const server = await postgresServer();
+  return [["SQLite", sqlitePlace], ["Postgres", () => postgresPlace(server)]];
 }
 
 /** A folder that is gone when the tests are over. */

@@ -3,8 +3,7 @@
 
 import { join } from "node:path";
 import { createServer, readConfig, sqliteStore } from "../main.ts";
-import { loadApp, SURFACE } from "./app.ts";
-import { ROOT } from "./support.ts";
+import { loadApp, ROOT, SURFACE } from "./app.ts";
 
 const FILE = join(ROOT, SURFACE);
 const HEADERS = {

@@ -7,10 +7,7 @@ import { readConfig, sqliteStore } from "../main.ts";
 import { version } from "../package.json";
 import { FILE, loadApp, REHEARSAL } from "./app.ts";
 import { rehearse, sqliteEnv } from "./rehearsals.ts";
-import {
-  gateway, type Place, postgresIsHere, postgresPlace, postgresServer, ROOT, sqlitePlace,
-  startGateway, type ToolResult,
-} from "./support.ts";
+import { gateway, placesHere, ROOT, startGateway, type ToolResult } from "./support.ts";
 import { surfaceAccepted, surfaceNow } from "./surface.ts";
 
 const app = await loadApp();
@@ -64,14 +61,14 @@ test.skipIf(FILE !== "main.ts")("deploy/server.json describes it as the registry
   ]);
 });
 
-test.each([
+test.skipIf(FILE !== "main.ts").each([
   [".mcp.json", "mcpServers"], ["opencode.json", "mcp"],
   [".vscode/mcp.json", "servers"], [".cursor/mcp.json", "mcpServers"],
 ])("%s names the local gateway to an agent, as the terminal does", async (file, key) => {
   const { [key]: servers } = await Bun.file(join(ROOT, file)).json();
   const url = readConfig({}, app.slug).resourceUrl;
   // The same name: an agent in this folder takes both for one.
-  if (FILE === "main.ts") expect(servers).toEqual({ [app.slug]: expect.objectContaining({ url }) });
+  expect(servers).toEqual({ [app.slug]: expect.objectContaining({ url }) });
 });
 
 // ---- Its tools ----
@@ -118,11 +115,7 @@ test("what it looks up is the same in both revisions of the protocol", async () 
 
 // ---- What is kept ----
 
-const server = postgresIsHere ? await postgresServer() : undefined;
-const places: [string, () => Promise<Place>][] = [["SQLite", sqlitePlace]];
-if (server) places.push(["Postgres", () => postgresPlace(server)]);
-
-describe.each(places)("What is kept in %s", (_, open) => {
+describe.each(await placesHere())("What is kept in %s", (_, open) => {
   const opened = async () => {
     const place = await open();
     const { enter } = await gateway({ app, store: await place.store() });

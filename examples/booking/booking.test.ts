@@ -1,9 +1,7 @@
 // What the booking helper is about: an hour at a wheel is one person's, of all people.
 
 import { afterEach, describe, expect, setSystemTime, test } from "bun:test";
-import {
-  gateway, type Place, postgresIsHere, postgresPlace, postgresServer, sqlitePlace, type ToolResult,
-} from "../../test/support.ts";
+import { gateway, placesHere, type ToolResult } from "../../test/support.ts";
 import { sqliteStore } from "../../main.ts";
 import { loadApp, slotsOf } from "../booking.ts";
 
@@ -22,13 +20,7 @@ test("an hour that has begun is no slot any more", () => {
   expect(slots("2030-05-05T00:00Z")).toEqual([]);
 });
 
-const places: [string, () => Promise<Place>][] = [["SQLite", sqlitePlace]];
-if (postgresIsHere) {
-  const server = await postgresServer();
-  places.push(["Postgres", () => postgresPlace(server)]);
-}
-
-describe.each(places)("In %s", (_, open) => {
+describe.each(await placesHere())("In %s", (_, open) => {
   const studio = async () => {
     const { enter } = await gateway({ app, store: await (await open()).store() });
     return async (sub: string) => {

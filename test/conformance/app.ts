@@ -2,9 +2,8 @@
 // have them: what it wants with images, logs or questions to the person is in the baselines.
 
 import { z } from "zod";
-import { type App, Refusal, start, tool } from "../../main.ts";
+import { type App, READS, Refusal, start, tool } from "../../main.ts";
 
-const READS = { readOnlyHint: true, destructiveHint: false, openWorldHint: false };
 const Nothing = z.strictObject({});
 const Address = z.object({ street: z.string().optional(), city: z.string().optional() })
   .meta({ id: "address", $anchor: "addressDef" });

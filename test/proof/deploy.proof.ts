@@ -15,9 +15,9 @@ import postgres from "postgres";
 import { postgresStore } from "../../main.ts";
 import { atEnd } from "../cleanup.ts";
 import {
-  expectRefusedStart, freePort, gateway, mint, personAt, type Place, postgresIsHere,
+  callOver, expectRefusedStart, freePort, gateway, mint, personAt, type Place, postgresIsHere,
   postgresPlace, type PostgresServer, postgresServer, publicJwk, ROOT, scratch, sqlitePlace,
-  startGateway, type ToolResult, until,
+  startGateway, until,
 } from "../support.ts";
 
 setDefaultTimeout(60_000); // milliseconds
@@ -385,20 +385,8 @@ async function nginxBefore(backend: number, { folder, key, cert }: Certificate) 
 
 /** Calls a tool; `pem` is the one certificate that is believed. */
 async function callAt(url: string, token: string, pem: string, name: string, args: object) {
-  const response = await fetch(url, {
-    method: "POST",
-    headers: {
-      authorization: `Bearer ${token}`, "content-type": "application/json",
-      accept: "application/json, text/event-stream",
-    },
-    body: JSON.stringify({
-      jsonrpc: "2.0", id: 1, method: "tools/call", params: { name, arguments: args },
-    }),
-    tls: { ca: pem },
-  });
-  const text = await response.text();
-  const json = text.match(/^data: ([^\n]*)$/m)?.[1] ?? text;
-  const { structuredContent, isError, content } = JSON.parse(json).result as ToolResult;
+  const tls = { ca: pem };
+  const { structuredContent, isError, content } = await callOver(url, token, name, args, { tls });
   expect([name, isError && content]).toEqual([name, undefined]);
   return structuredContent!;
 }

@@ -9,7 +9,7 @@ import { existsSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import {
-  freePort, postgresIsHere, postgresServer, scratch, startGateway, type ToolResult, until,
+  callOver, freePort, postgresIsHere, postgresServer, scratch, startGateway, until,
 } from "../support.ts";
 import { atEnd } from "../cleanup.ts";
 
@@ -65,24 +65,8 @@ test.skipIf(missing !== "")(`two gateways behind nginx are as good as one, and b
   await until(() => fetch(`http://localhost:${front}/health`).then(({ ok }) => ok, () => false));
   const token = await (await fetch(
     `http://localhost:${front}/mock-auth/token?sub=ada&aud=${url}`)).text();
-  const call = async (name: string, args: object, to = url): Promise<ToolResult> => {
-    const response = await fetch(to, {
-      method: "POST",
-      headers: {
-        authorization: `Bearer ${token}`, "content-type": "application/json",
-        accept: "application/json, text/event-stream",
-      },
-      body: JSON.stringify({
-        jsonrpc: "2.0", id: 1, method: "tools/call", params: { name, arguments: args },
-      }),
-      signal: AbortSignal.timeout(10_000),
-    });
-    const body = await response.text();
-    const json = body.match(/^data: ([^\n]*)$/m)?.[1] ?? body;
-    const { result } = JSON.parse(json) as { result?: ToolResult };
-    if (!result) throw new Error(`${response.status}: ${body}`);
-    return result;
-  };
+  const call = (name: string, args: object, to = url) =>
+    callOver(to, token, name, args, { signal: AbortSignal.timeout(10_000) });
 
   // A session of one is good at the other: the secret is the same.
   const { session } = (await call("begin_session", {}, left.mcp)).structuredContent!;
